@@ -1,0 +1,1 @@
+"""Talking with a model: its template, the conversation, the loop."""

@@ -1,0 +1,141 @@
+"""The model's own chat template: messages in, prompt text out.
+
+Knows nothing of tokens. A template is code from a downloaded file, so it runs in Jinja's sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+from entmtp_local.errors import ModelFileError
+
+Message = Mapping[str, str]
+
+_CHATML = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
+_PLAIN = """\
+{%- for message in messages -%}
+{{ message.role | capitalize + ': ' + message.content + '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
+"""
+
+# A model without a template has no token that ends its turn: it goes on by writing the user's next line.
+_PLAIN_STOPS = ("\nUser:",)
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: Jinja text of the file's tokenizer.chat_template; None uses a fallback.
+        has_chatml: the vocabulary has <|im_start|>, so that the fallback can be ChatML.
+        bos_token: text of the vocabulary's first token of a text, "" for none.
+        eos_token: text of its last token, "" for none.
+    Raises:
+        ModelFileError: the template does not compile.
+    """
+
+    def __init__(self, source: str | None, *, has_chatml: bool = False, bos_token: str = "", eos_token: str = "") -> None:
+        self.notice: str | None = None
+        self.stop_texts: tuple[str, ...] = ()
+        self.bos_token = bos_token
+        self._eos_token = eos_token
+        if source is None and has_chatml:
+            self.notice = "this model file has no chat template: using ChatML, which its vocabulary supports."
+            source = _CHATML
+        elif source is None:
+            self.notice = 'this model file has no chat template: using plain "User: / Assistant:" lines.'
+            self.stop_texts = _PLAIN_STOPS
+            source = _PLAIN
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelFileError(f"the model's chat template does not compile: {_one_line(error)}.") from error
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """Write a conversation the way the model was trained to read it.
+
+        Args:
+            messages: with role ("system", "user", "assistant") and content, oldest first.
+            add_generation_prompt: end with what introduces the assistant's next answer.
+        Returns: the prompt's text, special tokens spelled out.
+        Raises:
+            ModelFileError: the template refuses these messages or fails on them.
+        """
+        try:
+            return self._template.render(
+                # A copy: templates may not change the caller's messages, and `items` must be plain dicts.
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.bos_token,
+                eos_token=self._eos_token,
+                tools=None,
+                documents=None,
+            )
+        except _TemplateRefusal as error:
+            raise ModelFileError(f"the model's chat template refuses this conversation: {_one_line(error)}.") from error
+        # A template is foreign code: any exception it raises is the file's fault and gets the same sentence.
+        except Exception as error:
+            raise ModelFileError(f"the model's chat template failed: {_one_line(error)}.") from error
+
+
+class _TemplateRefusal(jinja2.TemplateError):
+    """The template called raise_exception."""
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """Accept {% generation %} ... {% endgeneration %}, which marks training targets and prints its body."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    # Source: _compile_jinja_template of transformers' utils/chat_template_utils.py, which templates are written for.
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    # One clock for the whole conversation: a date that moved on would change the prompt's first lines,
+    # and everything after them would have to be read again.
+    now = datetime.now()
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = now.strftime
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes HTML characters, which models have never seen.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise _TemplateRefusal(message)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,1 @@
+"""The `entmtp-local` command, one module for each subcommand."""

@@ -1,0 +1,123 @@
+"""`entmtp-local info`: what a model file holds and what this machine will do with it. No weights are loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.options import DEFAULT_POLICY, default_n_ctx, find_model
+from entmtp_local.errors import EngineError
+from entmtp_local.native import library
+from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
+from entmtp_local.speculative.policy import parse_policy
+
+_HEADS = {
+    "single": "1 block, used at every depth",
+    "chained": "{n} blocks, one for each depth",
+    "shared": "{n} blocks in a file of their own that read the model's cache",
+    "none": "none",
+}
+
+_MEMORIES = {
+    "attention": "key-value cache",
+    "iswa": "key-value cache, partly of a sliding window",
+    "hybrid": "key-value cache and recurrent states",
+    "recurrent": "recurrent states",
+    "other": "of a kind of its own",
+}
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(min=16), metavar="N", help="Tokens of context to plan for.")
+@click.option("--policy", metavar="POLICY", help=f"What to draft. Default: {DEFAULT_POLICY} with an MTP head, else off.")
+@click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def info(model: str | None, n_ctx: int | None, policy: str | None, mtp_model: Path | None, as_json: bool, debug: bool) -> None:
+    """Describe a model file and what this machine will do with it.
+
+    MODEL is the path of a .gguf file; without it the shipped model is described. Only the file's header is read.
+    """
+    about = read_model(find_model(model))
+    head = about
+    if mtp_model is not None:
+        head = read_model(mtp_model, role="mtp")
+        check_pair(about, head)
+    facts = _facts(about, head, n_ctx or default_n_ctx(about), policy)
+    click.echo(json.dumps(facts) if as_json else _as_text(facts))
+
+
+def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None) -> dict[str, Any]:
+    chosen = parse_policy(policy or (DEFAULT_POLICY if head.has_mtp else "off"))
+    sidecar = None if head is about else head
+    drafting, reason = _drafting(about, head)
+    return {
+        "model": str(about.path),
+        "name": about.name,
+        "architecture": about.arch,
+        "quantisation": about.quantisation,
+        "size_bytes": about.size_bytes,
+        "n_layer": about.n_layer,
+        "n_embd": about.n_embd,
+        "n_vocab": about.n_vocab,
+        "n_ctx_train": about.n_ctx_train,
+        "chat_template": bool(about.chat_template),
+        "mtp": {"kind": head.head_kind, "n_blocks": head.n_layer_nextn, "file": str(head.path)} if head.has_mtp else None,
+        "memory": {
+            "kind": about.memory_kind,
+            "n_ctx": n_ctx,
+            "needed_bytes": memory_needed(about, sidecar, n_ctx, chosen),
+            "available_bytes": available_memory(),
+            "kv_bytes_per_token": about.kv_bytes_per_token,
+            "state_bytes": about.state_bytes,
+        },
+        "policy": chosen.name,
+        "drafting": drafting,
+        "reason": reason,
+        "engine": _engine(),
+    }
+
+
+def _drafting(about: ModelInfo, head: ModelInfo) -> tuple[str, str]:
+    """("trees", "chains" or "off", why), as far as the file tells; a session asks the engine itself."""
+    if not head.has_mtp:
+        return "off", "the model has no MTP head, so tokens are decoded one by one"
+    if head.head_kind == "chained":
+        return "chains", "its MTP heads are trained for one depth each"
+    if about.memory_kind in ("recurrent", "other"):
+        return "chains", f"the engine cannot branch its memory ({_MEMORIES[about.memory_kind]})"
+    return "trees", "its head drafts any depth and the engine can branch its memory"
+
+
+def _engine() -> dict[str, str] | None:
+    try:
+        return {**library.engine_info(), "device": library.device_name()}
+    except EngineError:
+        return None
+
+
+def _as_text(facts: dict[str, Any]) -> str:
+    memory, mtp, engine = facts["memory"], facts["mtp"], facts["engine"]
+    available = memory["available_bytes"]
+    room = "" if available is None else f", {readable_size(available)} available"
+    head = _HEADS[mtp["kind"]].format(n=mtp["n_blocks"]) if mtp else _HEADS["none"]
+    rows = [
+        ("model", f"{facts['name']} ({facts['model']})"),
+        ("architecture", f"{facts['architecture']}, {facts['n_layer']} layers, {facts['n_vocab']} tokens in the vocabulary"),
+        ("quantisation", f"{facts['quantisation']}, {readable_size(facts['size_bytes'])}"),
+        ("context", f"trained for {facts['n_ctx_train']} tokens"),
+        ("chat template", "in the file" if facts["chat_template"] else "none"),
+        ("MTP head", head),
+        ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}{room}"),
+        ("", _MEMORIES[memory["kind"]]),
+        ("drafting", f"{facts['drafting']}: {facts['reason']}"),
+        ("policy", facts["policy"]),
+        ("engine", f"{engine['backend']} on {engine['device']}" if engine else "not built yet; run scripts/setup"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

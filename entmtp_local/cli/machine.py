@@ -1,0 +1,81 @@
+"""What a model needs of this machine's memory, and how much of it there is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from entmtp_local.native.model_file import ModelInfo
+from entmtp_local.speculative.policy import Policy
+
+# Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
+# plus what the library and Python take.
+_N_FLOATS_PER_FEATURE = 20
+_N_PASS = 512
+_FIXED_BYTES = 96 * 1024**2
+
+
+def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy) -> int:
+    """Estimate the bytes that running a model takes.
+
+    Args:
+        info: the model.
+        sidecar: the file with its MTP head, if that is another one.
+        n_ctx: tokens of context; a length that a sliding window shortens is not counted.
+        policy: drafting keeps one recurrent state per drafted depth, and a row of logits per node.
+    """
+    weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)
+    states = info.state_bytes * (policy.max_depth + 1)
+    logits = 4 * info.n_vocab * (policy.max_nodes + 2)
+    buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
+    return weights + cache_bytes(info, n_ctx) + states + logits + buffers
+
+
+def cache_bytes(info: ModelInfo, n_ctx: int) -> int:
+    """Bytes of the key-value cache that are certain; how much a sliding window saves is not known here."""
+    return 0 if info.memory_kind in ("iswa", "other") else info.kv_bytes_per_token * n_ctx
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that a new program can use, None where the system does not tell.
+
+    Memory that only caches files counts as available; a container's own limit counts too.
+    """
+    available = _meminfo_available(Path("/proc/meminfo"))
+    limit = _cgroup_available(Path("/sys/fs/cgroup"))
+    known = [amount for amount in (available, limit) if amount is not None]
+    return min(known) if known else _physical_memory()
+
+
+def readable_size(n_bytes: int) -> str:
+    """A size for people, such as "3.2 GiB"."""
+    return f"{n_bytes / 1024**3:.1f} GiB" if n_bytes >= 1024**3 else f"{n_bytes / 1024**2:.0f} MiB"
+
+
+def _meminfo_available(path: Path) -> int | None:
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match.group(1)) * 1024 if match else None
+
+
+def _cgroup_available(directory: Path) -> int | None:
+    try:
+        limit = (directory / "memory.max").read_text().strip()
+        used = int((directory / "memory.current").read_text())
+        # Cached files are counted as used, and given back when a program needs the memory.
+        cached = re.search(r"^file (\d+)$", (directory / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return None
+    if not limit.isdigit():
+        return None
+    return max(0, int(limit) - used + (int(cached.group(1)) if cached else 0))
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None

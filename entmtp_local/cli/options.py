@@ -1,0 +1,331 @@
+"""What the commands share: their options, and the checks that need no loaded model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.errors import ModelFileError, UsageError
+from entmtp_local.native import library
+from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
+from entmtp_local.native.sampler import check_grammar
+from entmtp_local.native.session import SessionOptions
+from entmtp_local.speculative.policy import Policy, parse_policy
+from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
+
+DEFAULT_N_CTX = 4096
+# Stock llama.cpp's own draft length.
+DEFAULT_POLICY = "chain:3"
+
+# llama.cpp allocates the context in blocks of this many tokens.
+_N_CELLS = 256
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The shared options as the user gave them; None where nothing was given."""
+
+    model: str | None
+    policy: str | None = None
+    n_ctx: int | None = None
+    n_threads: int | None = None
+    n_gpu_layers: int | None = None
+    mtp_model: Path | None = None
+    verbose: bool = False
+    debug: bool = False
+    max_tokens: int | None = None
+    temp: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str | None = None
+    grammar_file: Path | None = None
+    json_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is known before the model is loaded.
+
+    Args:
+        info: of the model's file.
+        policy: what to draft.
+        sampling: the model's defaults, overridden by the command line.
+        session: how to load it.
+        notices: sentences the user should see once.
+    """
+
+    info: ModelInfo
+    policy: Policy
+    sampling: SamplingOptions
+    session: SessionOptions
+    notices: tuple[str, ...]
+
+
+def _parse_biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
+    """TOKEN+BIAS or TOKEN-BIAS, as llama.cpp writes it."""
+    biases = []
+    for value in values:
+        match = re.fullmatch(r"\s*(\d+)([+-])(\d+(?:\.\d*)?|\.\d+|inf)\s*", value)
+        if match is None:
+            wanted = "a token id, + or -, and a number, such as 1234-5 or 1234-inf"
+            raise click.BadParameter(f"{value!r} is not {wanted}.", ctx, param)
+        token, sign, size = match.groups()
+        biases.append((int(token), float(sign + size)))
+    return tuple(biases)
+
+
+_MODEL_OPTIONS = (
+    click.option(
+        "--policy",
+        metavar="POLICY",
+        help="What to draft at each step: off, chain:N, tree:NAME. "
+        f"Default: {DEFAULT_POLICY} for a model with an MTP head, off for others.",
+    ),
+    click.option(
+        "-c",
+        "--ctx",
+        "n_ctx",
+        type=click.IntRange(min=16),
+        metavar="N",
+        help=f"Tokens of context. Default: {DEFAULT_N_CTX}, or what the model was trained for if that is less.",
+    ),
+    click.option(
+        "--threads",
+        "n_threads",
+        type=click.IntRange(1, 512),
+        metavar="N",
+        help="CPU threads. Default: one per physical core.",
+    ),
+    click.option(
+        "--gpu-layers",
+        "n_gpu_layers",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Layers to keep on the GPU. Default: all.",
+    ),
+    click.option(
+        "--mtp-model",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A file with the MTP head, where the model's own file has none.",
+    ),
+    click.option("--verbose", is_flag=True, help="Show llama.cpp's own log and the figures of each answer."),
+    click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
+)
+
+_SAMPLING_OPTIONS = (
+    click.option(
+        "-n",
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most tokens to generate. Default: until the model ends or the context is full.",
+    ),
+    click.option("--temp", type=float, metavar="T", help="Temperature; 0 takes the most probable token. Default: 0.8."),
+    click.option("--top-k", type=int, metavar="K", help="Keep the K most probable tokens, 0 for all. Default: 40."),
+    click.option(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Keep the most probable tokens up to this probability mass, 1 for all. Default: 0.95.",
+    ),
+    click.option(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="Drop tokens below this share of the top probability, 0 for none. Default: 0.05.",
+    ),
+    click.option("--repeat-penalty", type=float, metavar="X", help="Make recent tokens less likely, 1 for off. Default: 1."),
+    click.option("--presence-penalty", type=float, metavar="X", help="Subtract from the logits of recent tokens. Default: 0."),
+    click.option(
+        "--seed",
+        type=click.IntRange(-1, MAX_SEED),
+        metavar="N",
+        help="Seed of the random numbers; -1 draws one. Default: -1.",
+    ),
+    click.option(
+        "--logit-bias",
+        callback=_parse_biases,
+        multiple=True,
+        metavar="ID+X",
+        help="Add X to the logit of token ID; also ID-X, and ID-inf to forbid it. May be repeated.",
+    ),
+    click.option("--grammar", metavar="GBNF", help="A grammar that the text must follow."),
+    click.option("--grammar-file", type=click.Path(path_type=Path), metavar="FILE", help="The same, read from a file."),
+    click.option("--json-schema", metavar="JSON", help="A JSON schema that the text must follow; {} for any object."),
+)
+
+
+def model_options(command: _Command) -> _Command:
+    """Add the options that choose a model and how it is loaded."""
+    return _with(_MODEL_OPTIONS, command)
+
+
+def sampling_options(command: _Command) -> _Command:
+    """Add the options that choose how tokens are sampled and where the text ends."""
+    return _with(_SAMPLING_OPTIONS, command)
+
+
+def prepare(options: Options) -> Plan:
+    """Check everything that can be checked before the model is loaded.
+
+    Raises: UsageError or ModelFileError, naming what to change.
+    """
+    path = find_model(options.model)
+    info = read_model(path)
+    sidecar = None
+    if options.mtp_model is not None:
+        sidecar = read_model(options.mtp_model, role="mtp")
+        check_pair(info, sidecar)
+    policy = parse_policy(options.policy or (DEFAULT_POLICY if info.has_mtp or sidecar else "off"))
+    sampling = sampling_from(options, info)
+    check_grammar(sampling)
+    n_ctx = options.n_ctx or default_n_ctx(info)
+    check_memory(info, sidecar, n_ctx, policy, options.n_gpu_layers)
+    notices = []
+    if info.n_ctx_train and n_ctx > info.n_ctx_train:
+        notices.append(
+            f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
+        )
+    session = SessionOptions(
+        model_path=path,
+        mtp_path=options.mtp_model,
+        n_ctx=n_ctx,
+        n_threads=options.n_threads,
+        n_gpu_layers=options.n_gpu_layers,
+        max_depth=policy.max_depth,
+        max_nodes=policy.max_nodes,
+        verbose=options.verbose,
+    )
+    return Plan(info, policy, sampling, session, tuple(notices))
+
+
+def find_model(model: str | None) -> Path:
+    """Turn the MODEL argument into a path.
+
+    Raises: UsageError when it names no file and cannot.
+    """
+    if model is None:
+        shipped = shipped_model()
+        if shipped is None:
+            raise UsageError("no model was named and none is shipped with this installation; give the path of a .gguf file.")
+        return shipped
+    path = Path(model)
+    if not path.exists() and not model.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", model):
+        raise UsageError(
+            f"there is no file {model}, and models of a repository cannot be downloaded by this version; "
+            "download the .gguf file and give its path."
+        )
+    return path
+
+
+def shipped_model() -> Path | None:
+    """The model that comes with the checkout or the installed package, None if there is none."""
+    for directory in (_PACKAGE.parent / "models", _PACKAGE / "_models"):
+        files = sorted(directory.glob("*.gguf"))
+        if files:
+            return files[0]
+    return None
+
+
+def default_n_ctx(info: ModelInfo) -> int:
+    """Tokens of context where -c does not say."""
+    return min(DEFAULT_N_CTX, info.n_ctx_train or DEFAULT_N_CTX)
+
+
+def sampling_from(options: Options, info: ModelInfo) -> SamplingOptions:
+    """llama.cpp's defaults, replaced by the model file's, replaced by the command line's."""
+    if options.grammar_file is not None and options.grammar is not None:
+        raise UsageError("--grammar and --grammar-file exclude each other; give one of them.")
+    grammar = options.grammar
+    if options.grammar_file is not None:
+        grammar = read_text(options.grammar_file, "the grammar file")
+    given = {
+        "temp": options.temp,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repeat_penalty": options.repeat_penalty,
+        "presence_penalty": options.presence_penalty,
+        "seed": None if options.seed == -1 else options.seed,
+        "logit_bias": options.logit_bias,
+        "grammar": grammar,
+        "json_schema": options.json_schema,
+    }
+    values: dict[str, Any] = dict(model_defaults(info.sampling))
+    values.update({name: value for name, value in given.items() if value is not None})
+    return SamplingOptions(**values)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file the user named.
+
+    Raises: UsageError when it cannot be read or is not UTF-8.
+    """
+    try:
+        return decode_text(path.read_bytes(), f"{what} {path}")
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
+
+
+def decode_text(data: bytes, what: str) -> str:
+    """Decode what the user gave.
+
+    Raises: UsageError when it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{what} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "convert it first, for instance with iconv."
+        ) from None
+
+
+def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy, n_gpu_layers: int | None) -> None:
+    """Refuse a context that main memory cannot hold, before minutes are spent on loading.
+
+    Raises: UsageError naming the largest context that fits, ModelFileError when none does.
+    """
+    if n_gpu_layers != 0 and library.load().llama_supports_gpu_offload():
+        # The GPU's memory decides, and llama.cpp refuses what does not fit there by itself.
+        return
+    available = available_memory()
+
+    def needed(n_tokens: int) -> int:
+        return memory_needed(info, sidecar, n_tokens, policy)
+
+    if available is None or needed(n_ctx) <= available:
+        return
+    if needed(_N_CELLS) > available:
+        raise ModelFileError(
+            f"{info.path} needs {readable_size(needed(_N_CELLS))} of memory and {readable_size(available)} are available; "
+            "close other programs or use a smaller quantisation."
+        )
+    largest = max(n for n in range(_N_CELLS, n_ctx + 1, _N_CELLS) if needed(n) <= available)
+    raise UsageError(
+        f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
+        f"{readable_size(available)} are available; the largest that fits is -c {largest}."
+    )
+
+
+def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command) -> _Command:
+    # Decorators apply from the last to the first, and --help lists them in the order of application.
+    for option in reversed(options):
+        command = option(command)
+    return command

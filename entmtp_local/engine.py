@@ -1,0 +1,250 @@
+"""The generation loop: one for chat, run and every later consumer. It yields a Step record per verification pass.
+
+It knows neither llama.cpp nor text: an engine, a sampler and a policy are given to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from entmtp_local.speculative.policy import OFF, Evidence, Policy
+from entmtp_local.speculative.protocol import SpeculativeEngine, TokenChooser
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree
+from entmtp_local.speculative.verify import accept
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Where a step's time went, seconds."""
+
+    schedule: float
+    draft: float
+    verify: float
+    accept: float
+    commit: float  # rollback in the target, and the drafter's catch-up, which is also the next draft's first level
+
+    @property
+    def total(self) -> float:
+        return self.schedule + self.draft + self.verify + self.accept + self.commit
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One verification pass and what it gave."""
+
+    tokens: tuple[int, ...]  # emitted: accepted drafts and the bonus token, an end-of-generation token left out
+    tree: DraftTree
+    path: tuple[int, ...]  # accepted nodes, root first
+    seconds: StepSeconds
+
+    @property
+    def n_nodes(self) -> int:
+        """Drafted nodes, the root not counted."""
+        return self.tree.shape.n_nodes - 1
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        """Accepted drafted nodes."""
+        return self.path[1:]
+
+
+@dataclass(slots=True)
+class Stats:
+    """Sums over the steps of a generation."""
+
+    n_prompt: int = 0
+    n_prefilled: int = 0  # prompt tokens that had to be computed
+    n_generated: int = 0
+    n_steps: int = 0
+    n_nodes: int = 0
+    n_plain_steps: int = 0  # steps that drafted nothing
+    sibling_hits: int = 0  # accepted nodes that were not the best-ranked of their parent's children
+    accepted_per_depth: list[int] = field(default_factory=list)  # [d] = nodes accepted at depth d + 1
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("prefill", "decode", "draft", "verify", "accept", "commit", "schedule"), 0.0)
+    )
+    _decode_begin: float = 0.0
+
+    def first_token(self, now: float, n_emitted: int) -> None:
+        self._decode_begin = now
+        self.n_generated = n_emitted
+
+    def add(self, step: Step, now: float) -> None:
+        self.n_steps += 1
+        self.n_generated += len(step.tokens)
+        self.n_nodes += step.n_nodes
+        self.n_plain_steps += step.n_nodes == 0
+        children, parent = step.tree.shape.children, 0
+        for depth, node in enumerate(step.accepted):
+            if depth == len(self.accepted_per_depth):
+                self.accepted_per_depth.append(0)
+            self.accepted_per_depth[depth] += 1
+            self.sibling_hits += node != children[parent][0]
+            parent = node
+        seconds, spent = self.seconds, step.seconds
+        seconds["schedule"] += spent.schedule
+        seconds["draft"] += spent.draft
+        seconds["verify"] += spent.verify
+        seconds["accept"] += spent.accept
+        seconds["commit"] += spent.commit
+        seconds["decode"] = now - self._decode_begin
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed as llama.cpp counts it: the first token belongs to the prompt's pass."""
+        decode = self.seconds["decode"]
+        return max(0, self.n_generated - 1) / decode if decode > 0 else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        return max(0, self.n_generated - 1) / self.n_steps if self.n_steps else 0.0
+
+    @property
+    def nodes_per_step(self) -> float:
+        return self.n_nodes / self.n_steps if self.n_steps else 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted among drafted nodes."""
+        return sum(self.accepted_per_depth) / self.n_nodes if self.n_nodes else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "n_prompt": self.n_prompt,
+            "n_prefilled": self.n_prefilled,
+            "n_generated": self.n_generated,
+            "seconds": dict(self.seconds),
+            "tokens_per_second": self.tokens_per_second,
+            "n_steps": self.n_steps,
+            "tokens_per_step": self.tokens_per_step,
+            "accepted_per_depth": list(self.accepted_per_depth),
+            "sibling_hits": self.sibling_hits,
+            "nodes_per_step": self.nodes_per_step,
+        }
+
+
+class Generation:
+    """An answer under way: iterate over it to get its steps. Can be left at any time; the engine stays consistent."""
+
+    def __init__(
+        self,
+        engine: SpeculativeEngine,
+        prompt: Sequence[int],
+        policy: Policy,
+        sampler: TokenChooser,
+        max_tokens: int,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._prompt = list(prompt)
+        self.policy = policy.within(engine.limits)
+        self._sampler = sampler
+        self._max_tokens = max_tokens
+        self._stop = stop
+        self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
+        self.finish_reason = "interrupted"  # or "stop", "length", "context"
+        self.stats = Stats(n_prompt=len(self._prompt))
+        self._steps = self._run()
+
+    def __iter__(self) -> Iterator[Step]:
+        return self._steps
+
+    def _run(self) -> Iterator[Step]:
+        engine, stats = self._engine, self.stats
+        if self._max_tokens <= 0:
+            self.finish_reason = "length"
+            return
+        self._sampler.reset()
+        self._sampler.prime(self._prompt)
+        choose = engine.chooser(self._sampler)
+
+        begin = perf_counter()
+        stats.n_prefilled = engine.prefill(self._prompt, self._stop)
+        stats.seconds["prefill"] = perf_counter() - begin
+        if engine.n_past < len(self._prompt):
+            return
+        pending = choose(-1)
+        ended = self._ends((pending,))
+        emitted = self._emit((pending,))
+        stats.first_token(perf_counter(), len(emitted))
+        yield Step(emitted, DraftTree(ROOT_ONLY, (pending,)), (0,), StepSeconds(0.0, 0.0, 0.0, 0.0, 0.0))
+        if ended:
+            return
+
+        t0 = perf_counter()
+        engine.start(pending)
+        stats.seconds["commit"] += perf_counter() - t0
+        n_accepted = 0
+        while not self._stop():
+            t0 = perf_counter()
+            shape = self.policy.plan(Evidence(engine.n_past, n_accepted))
+            # every node needs a cell of the context, accepted or not
+            if engine.n_past + shape.n_nodes > engine.n_ctx:
+                shape = ROOT_ONLY
+            t1 = perf_counter()
+            tree = engine.draft(shape) if shape.n_nodes > 1 else DraftTree(shape, (pending,))
+            t2 = perf_counter()
+            engine.verify(tree)
+            t3 = perf_counter()
+            accepted = accept(tree, choose, engine.is_eog, self._max_tokens - len(self.tokens))
+            pending = accepted.bonus
+            n_accepted = len(accepted.path) - 1
+            t4 = perf_counter()
+            engine.commit(tree, accepted.path)
+            ended = self._ends(accepted.tokens) or self._full()
+            engine.follow(tree, accepted.path, None if ended else pending)
+            t5 = perf_counter()
+            emitted = self._emit(accepted.tokens)
+            step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
+            stats.add(step, t5)
+            yield step
+            if ended:
+                return
+
+    def _ends(self, tokens: Sequence[int]) -> bool:
+        """Whether nothing follows the tokens, and why."""
+        if self._engine.is_eog(tokens[-1]):
+            self.finish_reason = "stop"
+        elif len(self.tokens) + len(tokens) >= self._max_tokens:
+            self.finish_reason = "length"
+        else:
+            return False
+        return True
+
+    def _full(self) -> bool:
+        """Whether the pending token has no place in the context."""
+        if self._engine.n_past < self._engine.n_ctx:
+            return False
+        self.finish_reason = "context"
+        return True
+
+    def _emit(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        visible = tokens[:-1] if self.finish_reason == "stop" else tokens
+        self.tokens.extend(visible)
+        return visible
+
+
+def generate(
+    engine: SpeculativeEngine,
+    prompt: Sequence[int],
+    *,
+    policy: Policy = OFF,
+    sampler: TokenChooser,
+    max_tokens: int,
+    stop: Callable[[], bool] | None = None,
+) -> Generation:
+    """Continue a prompt.
+
+    Args:
+        engine: a Session, or anything else that satisfies the protocol.
+        prompt: token ids; what the engine already holds of them is not computed again.
+        policy: what to draft; reduced to what the engine can verify.
+        sampler: chooses the target's tokens.
+        max_tokens: tokens to generate at most.
+        stop: polled between passes; True ends the generation with finish_reason "interrupted".
+    Returns: a Generation to iterate over.
+    """
+    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False))

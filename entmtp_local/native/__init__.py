@@ -1,0 +1,1 @@
+"""The patched engine: finding, loading and driving it."""

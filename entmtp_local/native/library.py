@@ -1,0 +1,118 @@
+"""Finding and loading the patched llama.cpp.
+
+The ctypes structs of llama-cpp-python and the library come from the same sdist, so both must be loaded together and before
+anything else imports `llama_cpp`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+from entmtp_local.errors import EngineError
+from entmtp_local.native.api import ABI, Api
+
+# enum ggml_backend_dev_type
+_DEVICE_TYPE_CPU = 0
+_DEVICE_TYPE_GPU = 1
+_DEVICE_TYPE_IGPU = 2
+
+_SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+
+
+def library_file(directory: Path) -> Path:
+    """The engine library inside a directory of libraries."""
+    return directory / ("llama.dll" if sys.platform == "win32" else f"libllama.{_SUFFIX}")
+
+
+def check_library(directory: Path) -> None:
+    """Refuse a library that these bindings would misread.
+
+    Raises: EngineError when the file is missing, does not load, is not patched, or has another ABI number.
+    """
+    path = library_file(directory)
+    rebuild = "rebuild it with scripts/setup (or: python -m entmtp_local.native.build)"
+    if not path.is_file():
+        raise EngineError(f"there is no engine library at {path}; {rebuild}.")
+    try:
+        lib = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"the engine library {path} does not load ({error}); {rebuild}.") from error
+    try:
+        abi_of = lib.llama_entmtp_abi
+    except AttributeError:
+        raise EngineError(f"{path} is a llama.cpp without the patches of this project; {rebuild}.") from None
+    abi = int(abi_of())
+    if abi != ABI:
+        raise EngineError(f"{path} has the engine ABI {abi}, this version of entmtp-local needs {ABI}; {rebuild}.")
+
+
+def engine_directory() -> Path:
+    """Where the engine libraries are; builds them when they are not there yet.
+
+    ENTMTP_LOCAL_ENGINE names a directory of libraries to use instead.
+    """
+    override = os.environ.get("ENTMTP_LOCAL_ENGINE")
+    if override:
+        return Path(override)
+    from entmtp_local.native.build import ensure_engine
+
+    return ensure_engine()
+
+
+@lru_cache(maxsize=1)
+def load() -> ModuleType:
+    """The module `llama_cpp`, bound to the patched library.
+
+    Raises: EngineError when the library or the bindings are missing or do not fit together.
+    """
+    directory = engine_directory().resolve()
+    check_library(directory)
+    loaded = sys.modules.get("llama_cpp")
+    if loaded is not None and os.environ.get("LLAMA_CPP_LIB_PATH") != str(directory):
+        raise EngineError(
+            "llama_cpp was imported before entmtp_local and is bound to another library; import entmtp_local first."
+        )
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
+    try:
+        return importlib.import_module("llama_cpp")
+    except ModuleNotFoundError as error:
+        raise EngineError(f"the llama-cpp-python bindings are not installed ({error}); run scripts/setup.") from error
+
+
+@lru_cache(maxsize=1)
+def api() -> Api:
+    """The llama_entmtp_* functions of the loaded library."""
+    return Api(load().llama_cpp._lib)
+
+
+@lru_cache(maxsize=1)
+def engine_info() -> dict[str, str]:
+    """What the loaded engine was built from: source_sha256, patches_sha256, backend."""
+    load()
+    directory = Path(os.environ["LLAMA_CPP_LIB_PATH"])
+    for candidate in (directory / "engine.json", directory.parent / "engine.json"):
+        if candidate.is_file():
+            recorded = json.loads(candidate.read_text())
+            return {key: str(recorded.get(key, "unknown")) for key in ("source_sha256", "patches_sha256", "backend")}
+    return {"source_sha256": "unknown", "patches_sha256": "unknown", "backend": "unknown"}
+
+
+@lru_cache(maxsize=1)
+def device_name() -> str:
+    """The device that computes, as ggml describes it: the first GPU that the engine sees, else the CPU."""
+    lib = load().llama_cpp._lib
+    by_type, describe = lib.ggml_backend_dev_by_type, lib.ggml_backend_dev_description
+    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    for device_type in (_DEVICE_TYPE_GPU, _DEVICE_TYPE_IGPU, _DEVICE_TYPE_CPU):
+        device = by_type(device_type)
+        if device:
+            return str(describe(device).decode())
+    return "unknown"

@@ -1,0 +1,464 @@
+"""A loaded model with its target context and its MTP context: one timeline of committed tokens.
+
+Invariants between calls: the target context holds exactly `tokens`; the MTP context holds the same tokens, followed by the
+pending one while a generation is under way. Drafts are never part of either. Only this module changes the contexts.
+It knows nothing of policies and samplers, and nothing of text beyond tokenizing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
+from entmtp_local.native import api as native
+from entmtp_local.native import library
+from entmtp_local.native.log import LogCapture
+from entmtp_local.native.model_file import check_pair, read_model
+from entmtp_local.native.sampler import Sampler
+from entmtp_local.speculative.protocol import Limits, TokenChooser
+from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
+
+_SEQ = 0
+_CONTEXT_TYPE_MTP = 1
+# Prompt tokens per pass: llama.cpp's own default. A sliding-window cache is larger than its window by at least this much,
+# which is what keeps rejected drafts from evicting cells that the committed tokens still need.
+_N_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What is fixed when a model is loaded."""
+
+    model_path: Path
+    mtp_path: Path | None = None  # a file with the MTP head, where the model's own file has none
+    n_ctx: int = 4096  # tokens; 0 = what the model was trained for
+    n_threads: int | None = None  # None = one per physical core
+    n_gpu_layers: int | None = None  # None = all
+    max_depth: int = 0  # deepest drafted node of the policies to come; 0 = decode plainly, do not load the MTP head
+    max_nodes: int = 0  # most drafted nodes of a tree
+    verbose: bool = False  # show llama.cpp's own log
+
+
+class Session:
+    """See the module. Use `Session.open(options)` as a context manager."""
+
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        self._llama: Any = library.load()
+        self._api = library.api()
+        self._log = LogCapture(self._llama, verbose=options.verbose)
+        self.notices: list[str] = []
+        self.model: Any = None
+        self._mtp_model: Any = None
+        self.ctx: Any = None
+        self._ctx_mtp: Any = None
+        self._batch: Any = None
+        self._tokens: list[int] = []
+        self._n_mtp = 0  # tokens that the MTP context holds
+        self._eog: dict[int, bool] = {}
+        self._shape: TreeShape | None = None
+        self._set_shape(ROOT_ONLY)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def open(options: SessionOptions) -> Session:
+        """Load the model and create its contexts.
+
+        Raises: ModelFileError when llama.cpp refuses the file, EngineError when the engine or the contexts cannot be had.
+        """
+        return Session(options)
+
+    # -- opening and closing
+
+    def _open(self) -> None:
+        options = self._options
+        # llama.cpp ends the process on some wrong files, so they are checked before it sees them
+        info = read_model(options.model_path)
+        head = None
+        if options.mtp_path is not None:
+            head = read_model(options.mtp_path, role="mtp")
+            check_pair(info, head)
+        self._has_head = (head or info).has_mtp
+        self._llama.llama_backend_init()
+        self.model = self._load_model(options.model_path)
+        self.vocab = self._llama.llama_model_get_vocab(self.model)
+        self.n_vocab = int(self._llama.llama_vocab_n_tokens(self.vocab))
+        if options.mtp_path is not None and options.max_depth > 0:
+            self._mtp_model = self._load_model(options.mtp_path)
+
+        self.ctx = self._new_context(self.model, mtp=False)
+        self._n_ctx = int(self._llama.llama_n_ctx(self.ctx))
+        if options.n_ctx > 0:
+            self._n_ctx = min(self._n_ctx, options.n_ctx)  # llama.cpp rounds up to whole blocks of cells
+        self._vocab_piece = ctypes.create_string_buffer(256)
+        self._batch = self._llama.llama_batch_init(_N_BATCH, 0, 1)
+        self._limits = self._open_drafter()
+
+        # addresses of the arrays that the hot path passes
+        self._best = np.zeros(1, dtype=np.int32)
+        self._best_address = int(self._best.ctypes.data)
+        self._pair_tokens = np.zeros(native.MAX_NODES, dtype=np.int32)
+        self._pair_rows = np.zeros(native.MAX_NODES, dtype=np.int32)
+        self._pair_tokens_address = int(self._pair_tokens.ctypes.data)
+        self._pair_rows_address = int(self._pair_rows.ctypes.data)
+
+    def _load_model(self, path: Path) -> Any:
+        params = self._llama.llama_model_default_params()
+        params.load_mtp = self._options.max_depth > 0 and self._has_head
+        if self._options.n_gpu_layers is not None:
+            params.n_gpu_layers = self._options.n_gpu_layers
+        model = self._llama.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise ModelFileError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
+        return model
+
+    def _new_context(self, model: Any, *, mtp: bool) -> Any:
+        options = self._options
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = options.n_ctx
+        params.n_batch = params.n_ubatch = max(_N_BATCH, 2 * (options.max_depth + 2))
+        params.n_seq_max = 1
+        params.n_outputs_max = options.max_nodes + 1
+        params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
+        params.no_perf = True
+        params.swa_full = False
+        if mtp:
+            params.ctx_type = _CONTEXT_TYPE_MTP
+            params.ctx_other = self.ctx
+        else:
+            params.n_rs_seq = options.max_depth
+        context = self._llama.llama_init_from_model(model, params)
+        if not context:
+            raise EngineError(
+                f"llama.cpp cannot create a context of {options.n_ctx} tokens for {options.model_path}: "
+                f"{self._log.last_error()}; try a smaller -c."
+            )
+        return context
+
+    def _open_drafter(self) -> Limits:
+        options, api = self._options, self._api
+        if options.max_depth == 0:
+            return Limits(trees=False, max_depth=0, max_nodes=0, reason="")
+        why = ctypes.create_string_buffer(256)
+        support = api.support(self.ctx, why, len(why))
+        reason = why.value.decode()
+        if not self._has_head:
+            return self._no_drafts("this model has no MTP head")
+        if support == native.SUPPORT_NONE:
+            return self._no_drafts(reason)
+        model = self._mtp_model or self.model
+        self._ctx_mtp = self._new_context(model, mtp=True)
+        head = api.head(self._ctx_mtp)
+        max_depth = int(api.max_depth(self.ctx))
+        trees = bool(support == native.SUPPORT_TREE)
+        if head == native.HEAD_CHAINED:
+            max_depth = min(max_depth, int(self._llama.llama_model_n_layer_nextn(model)))
+            trees, reason = False, "its MTP heads are trained for one depth each"
+        elif head == native.HEAD_SINGLE and api.support(self._ctx_mtp, why, len(why)) != native.SUPPORT_TREE:
+            trees, reason = False, why.value.decode()
+        api.set_nextn(self.ctx, True, False)
+        api.set_nextn(self._ctx_mtp, True, True)
+        if options.max_nodes > options.max_depth and not trees:
+            self.notices.append(f"drafting chains instead of trees: {reason}.")
+        elif options.max_depth > max_depth:
+            self.notices.append(f"drafting at most {max_depth} tokens a step: {reason}.")
+        return Limits(trees=trees, max_depth=max_depth, max_nodes=options.max_nodes, reason=reason)
+
+    def _no_drafts(self, reason: str) -> Limits:
+        self.notices.append(f"decoding plainly: {reason}.")
+        return Limits(trees=False, max_depth=0, max_nodes=0, reason=reason)
+
+    def close(self) -> None:
+        """Free contexts before models. Harmless when called twice."""
+        if self._batch is not None:
+            self._llama.llama_batch_free(self._batch)
+        for context in (self._ctx_mtp, self.ctx):
+            if context:
+                self._llama.llama_free(context)
+        for model in (self._mtp_model, self.model):
+            if model:
+                self._llama.llama_model_free(model)
+        self._batch = self._ctx_mtp = self.ctx = self._mtp_model = self.model = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- what it is
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def n_ctx(self) -> int:
+        return self._n_ctx
+
+    @property
+    def n_past(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The committed tokens (a copy)."""
+        return list(self._tokens)
+
+    @property
+    def engine_info(self) -> dict[str, str]:
+        return library.engine_info()
+
+    @property
+    def device(self) -> str:
+        return library.device_name()
+
+    # -- text
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            add_special: add the tokens that the model wants at the start (BOS).
+            parse_special: read control tokens such as <|im_end|> as such.
+        """
+        data = text.encode("utf-8", errors="replace")
+        capacity = len(data) + 16
+        while True:
+            buffer = (ctypes.c_int32 * capacity)()
+            n = self._llama.llama_tokenize(self.vocab, data, len(data), buffer, capacity, add_special, parse_special)
+            if n >= 0:
+                return list(buffer[:n])
+            capacity = -n
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token, possibly part of a UTF-8 sequence; control tokens are empty unless `special`."""
+        n = self._llama.llama_token_to_piece(self.vocab, token, self._vocab_piece, len(self._vocab_piece), 0, special)
+        if n < 0:
+            self._vocab_piece = ctypes.create_string_buffer(-n)
+            n = self._llama.llama_token_to_piece(self.vocab, token, self._vocab_piece, -n, 0, special)
+        return self._vocab_piece.raw[:n]
+
+    def is_eog(self, token: int) -> bool:
+        known = self._eog.get(token)
+        if known is None:
+            known = self._eog[token] = bool(self._llama.llama_vocab_is_eog(self.vocab, token))
+        return known
+
+    def new_sampler(self, options: SamplingOptions) -> Sampler:
+        return Sampler(self.vocab, self.n_vocab, options)
+
+    # -- prompt
+
+    def prefill(self, prompt: Sequence[int], stop: Callable[[], bool]) -> int:
+        """Make the prompt the committed tokens, computing only what the contexts do not hold.
+
+        Returns: tokens computed. When `stop` asked to end, those computed so far stay.
+        Raises: ContextFullError, before anything changes; EngineError, after which the session is empty but usable.
+        """
+        if not prompt:
+            raise EngineError("there is nothing to generate from: the prompt has no tokens.")
+        if len(prompt) >= self._n_ctx:
+            raise ContextFullError(
+                f"the prompt has {len(prompt)} tokens, the context holds {self._n_ctx} and needs room for an answer; "
+                f"shorten the prompt or start with a larger -c."
+            )
+        n_kept = self._keep_prefix(prompt)
+        while len(self._tokens) < len(prompt) and not stop():
+            n_past = len(self._tokens)
+            chunk = prompt[n_past : n_past + _N_BATCH]
+            self._prefill_chunk(chunk, n_past, wants_logits=n_past + len(chunk) == len(prompt))
+        return len(self._tokens) - n_kept
+
+    def _keep_prefix(self, prompt: Sequence[int]) -> int:
+        """Cut both contexts back to what they share with the prompt; at least one token is left to compute."""
+        common = 0
+        for ours, theirs in zip(self._tokens, prompt, strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        common = min(common, len(prompt) - 1)
+        if common == len(self._tokens):
+            return common if self._truncate_mtp(common) else self._forget()
+        # Inside the kept part the hidden row that the MTP head pairs with the next token is gone: compute its token again.
+        n_target = common - 1 if self._ctx_mtp else common
+        if n_target <= 0 or not self._api.truncate(self.ctx, _SEQ, n_target) or not self._truncate_mtp(common):
+            return self._forget()
+        del self._tokens[n_target:]
+        return n_target
+
+    def _truncate_mtp(self, n_past: int) -> bool:
+        if self._ctx_mtp is None or self._n_mtp <= n_past:
+            return True
+        if not self._api.truncate(self._ctx_mtp, _SEQ, n_past) and not self._shares_memory():
+            return False
+        self._n_mtp = n_past
+        return True
+
+    def _shares_memory(self) -> bool:
+        return bool(self._api.head(self._ctx_mtp) == native.HEAD_SHARED)
+
+    def _forget(self) -> int:
+        self.clear()
+        return 0
+
+    def _prefill_chunk(self, chunk: Sequence[int], n_past: int, *, wants_logits: bool) -> None:
+        n = len(chunk)
+        batch = self._batch
+        batch.n_tokens = n
+        for i, token in enumerate(chunk):
+            batch.token[i] = token
+            batch.pos[i] = n_past + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = _SEQ
+            batch.logits[i] = 0
+        batch.logits[n - 1] = wants_logits
+        self._check(self._llama.llama_decode(self.ctx, batch), "the prompt")
+        self._tokens.extend(chunk)
+        self._logits_row = n - 1
+        if self._ctx_mtp is None:
+            return
+        # Pairs (hidden row of the token before, token). The first token of the chunk may be there already.
+        n_there = self._n_mtp - n_past
+        tokens = np.array(chunk[n_there:], dtype=np.int32)
+        rows = np.arange(n_there - 1, n - 1, dtype=np.int32)
+        if len(tokens):
+            self._check(
+                self._api.mtp_extend(self._ctx_mtp, self.ctx, _SEQ, len(tokens), tokens.ctypes.data, rows.ctypes.data, False),
+                "the prompt's drafts",
+            )
+        self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, n - 1), "the prompt's hidden row")
+        self._n_mtp = n_past + n
+
+    # -- one step (the order of the calls is that of speculative/protocol.py)
+
+    def start(self, pending: int) -> None:
+        """Take the token sampled from the prompt's last row as pending."""
+        if self._ctx_mtp is not None:
+            self._extend((pending,), (-1,), draft=True)
+            self._n_mtp += 1
+
+    def draft(self, shape: TreeShape) -> DraftTree:
+        """Give the shape tokens below the pending one; node 0 is the token last given to `start` or `follow`."""
+        if shape is not self._shape:
+            self._set_shape(shape)
+        n = shape.n_nodes
+        passes = self._api.mtp_draft(
+            self._ctx_mtp, _SEQ, n, self._parents_address, self._ranks_address, self._node_tokens_address, None
+        )
+        if passes < 0:
+            self._check(passes, "a draft")
+        return DraftTree(shape, tuple(self._node_tokens.tolist()))
+
+    def verify(self, tree: DraftTree) -> None:
+        """Compute the target's rows of every node in one pass; row i belongs to node i."""
+        if tree.shape is not self._shape:
+            self._set_shape(tree.shape)
+        self._node_tokens[:] = tree.tokens
+        n = len(tree.tokens)
+        code = self._api.decode(self.ctx, _SEQ, n, self._node_tokens_address, self._parents_address, None)
+        if code:
+            self._check(code, f"a tree of {n} nodes")
+
+    def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
+        """Keep the path, forget the other nodes."""
+        code = self._api.commit(self.ctx, _SEQ, path[-1])
+        if code:
+            self._check(code, "the accepted tokens")
+        tokens = tree.tokens
+        self._tokens.extend(tokens[node] for node in path)
+
+    def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
+        """Show the committed path and the new pending token to the MTP context: one pass of catch-up and first draft level.
+
+        With pending = None the generation ends: the path is caught up with, the last hidden row kept for what comes next.
+        """
+        if self._ctx_mtp is None:
+            return
+        tokens = [tree.tokens[node] for node in path[1:]]
+        if pending is not None:
+            self._extend((*tokens, pending), path, draft=True)
+        else:
+            if tokens:
+                self._extend(tokens, path[:-1], draft=False)
+            self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, path[-1]), "the hidden row of the last token")
+        self._n_mtp += len(tokens) + (pending is not None)
+
+    def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
+        """The target's token at an output row; the arg-max never leaves the engine's own memory."""
+        if sampler.greedy:
+            return self._arg_max
+        return self._sample_with(sampler)
+
+    def _arg_max(self, row: int) -> int:
+        if self._api.top_k(self.ctx, row, 1, self._best_address, None) != 1:
+            raise EngineError("the model computed NaN: its file is probably damaged, download it again.")
+        return int(self._best[0])
+
+    def _sample_with(self, sampler: TokenChooser) -> Callable[[int], int]:
+        sample, ctx = sampler.sample, self.ctx
+        return lambda row: sample(ctx, row)
+
+    def _extend(self, tokens: Sequence[int], rows: Sequence[int], *, draft: bool) -> None:
+        n = len(tokens)
+        self._pair_tokens[:n] = tokens
+        self._pair_rows[:n] = rows
+        code = self._api.mtp_extend(self._ctx_mtp, self.ctx, _SEQ, n, self._pair_tokens_address, self._pair_rows_address, draft)
+        if code:
+            self._check(code, "the drafter")
+
+    def _set_shape(self, shape: TreeShape) -> None:
+        self._shape = shape
+        self._node_tokens = np.zeros(shape.n_nodes, dtype=np.int32)
+        self._node_tokens_address = int(self._node_tokens.ctypes.data)
+        self._parents_address = int(shape.parents.ctypes.data)
+        self._ranks_address = int(shape.ranks.ctypes.data)
+
+    # -- failure
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self._tokens.clear()
+        self._n_mtp = 0
+        self._api.clear(self.ctx)
+        if self._ctx_mtp is not None:
+            self._api.clear(self._ctx_mtp)
+
+    def _check(self, code: int, what: str) -> None:
+        """Turn a failed call into an error. The contexts may disagree after one: both are emptied, the next prompt fills them."""
+        if code == 0:
+            return
+        detail = self._log.last_error()
+        self.clear()
+        if code == 1:
+            raise ContextFullError(f"the context has no room for {what}; shorten the conversation or start with a larger -c.")
+        raise EngineError(f"decoding {what} failed (code {code}: {detail}); the context was emptied, try again.")
+
+
+def physical_cores() -> int:
+    """Cores to compute on: hyper-threads share the vector units that decoding needs."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        blocks = Path("/proc/cpuinfo").read_text().split("\n\n")
+    except OSError:
+        return available
+    cores = set()
+    for block in blocks:
+        fields = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
+        entries = {key.strip(): value.strip() for key, value in fields.items()}
+        if "core id" in entries:
+            cores.add((entries.get("physical id"), entries["core id"]))
+    return max(1, min(available, len(cores) or available))

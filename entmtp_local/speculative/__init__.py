@@ -1,0 +1,1 @@
+"""Draft trees, their verification and the policies that choose them: NumPy only, no engine."""

@@ -1,0 +1,88 @@
+"""What the generation loop needs of an engine. The session over llama.cpp and the fake in the tests both provide it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine can verify for the loaded model."""
+
+    trees: bool  # False: chains only
+    max_depth: int  # deepest drafted node, 0 = nothing can be drafted
+    max_nodes: int  # most drafted nodes, the root not counted
+    reason: str  # why it is not more, a clause for the user; empty where nothing is missing
+
+
+class TokenChooser(Protocol):
+    """The user's sampler, seen from the loop."""
+
+    @property
+    def greedy(self) -> bool:
+        """The chosen token is the arg-max of the row, whatever came before."""
+        ...
+
+    def sample(self, ctx: object, row: int) -> int:
+        """Choose the token after an output row and take it as part of the text."""
+        ...
+
+    def reset(self) -> None:
+        """Begin a new text: the random numbers and what was taken before start anew."""
+        ...
+
+    def prime(self, tokens: Sequence[int]) -> None:
+        """Show it the prompt."""
+        ...
+
+
+class SpeculativeEngine(Protocol):
+    """One timeline of tokens that can be extended speculatively."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def n_ctx(self) -> int: ...
+
+    @property
+    def n_past(self) -> int:
+        """Committed tokens; the pending token is not among them."""
+        ...
+
+    def prefill(self, prompt: Sequence[int], stop: Callable[[], bool]) -> int:
+        """Make the prompt the committed tokens, reusing what is already there; `stop` is polled between passes.
+
+        Returns: tokens that had to be computed. Where `stop` ended it, n_past is less than the prompt's length.
+        """
+        ...
+
+    def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
+        """The target's token at an output row of the last pass; row -1 is the prompt's last."""
+        ...
+
+    def start(self, pending: int) -> None:
+        """Take the token sampled from the prompt's last row as pending."""
+        ...
+
+    def draft(self, shape: TreeShape) -> DraftTree:
+        """Give the shape tokens, below the pending one. Lasting effects: none."""
+        ...
+
+    def verify(self, tree: DraftTree) -> None:
+        """Compute the target's rows of every node in one pass."""
+        ...
+
+    def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
+        """Keep the path, forget the other nodes: the only lasting change of a step."""
+        ...
+
+    def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
+        """Show the committed path and the new pending token to the drafter; None: the generation ends here."""
+        ...
+
+    def is_eog(self, token: int) -> bool: ...

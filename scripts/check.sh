@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The checks that need no engine: ruff, mypy, unit tests, patch lint. Runs all of them and fails if any fails.
+set -uo pipefail
+
+repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+cd "$repo" || exit 1
+python=$repo/.venv/bin/python
+if [ ! -x "$python" ]; then
+    echo "error: there is no .venv: run scripts/setup." >&2
+    exit 1
+fi
+
+failed=()
+check() {
+    local name=$1
+    shift
+    printf '== %s\n' "$name"
+    "$@" || failed+=("$name")
+}
+
+check "ruff" "$python" -m ruff check .
+check "mypy" "$python" -m mypy
+check "unit tests" "$python" -m pytest -q tests/unit
+check "patches" scripts/patches.sh check
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'check failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+echo "all checks passed"

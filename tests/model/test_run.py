@@ -1,0 +1,93 @@
+"""`run --json` on the shipped model, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from model.conftest import ROOT, cli, near_ties
+
+from entmtp_local.native.session import Session, SessionOptions
+
+KEYS = {
+    "text", "tokens", "n_prompt", "n_generated", "finish_reason", "seconds", "tokens_per_second", "n_steps", "tokens_per_step",
+    "accepted_per_depth", "sibling_hits", "nodes_per_step", "policy", "model", "engine", "device",
+}  # fmt: skip
+SECONDS = {"load", "prefill", "decode", "draft", "verify", "accept", "commit", "schedule"}
+
+
+def prompt_ids(starter: Path) -> list[int]:
+    with Session.open(SessionOptions(starter)) as session:
+        return session.tokenize("def main", add_special=True, parse_special=True)
+
+
+@pytest.fixture(scope="module")
+def plain(starter: Path) -> dict:  # type: ignore[type-arg]
+    return cli("run", str(starter), "-p", "def main", "--temp", "0", "--policy", "off", "--json", "-n", "150").json
+
+
+def test_the_json_has_its_keys(plain: dict) -> None:  # type: ignore[type-arg]
+    assert set(plain) >= KEYS
+    assert set(plain["seconds"]) >= SECONDS
+    assert set(plain["engine"]) == {"source_sha256", "patches_sha256", "backend"}
+    assert len(plain["engine"]["patches_sha256"]) == 64
+    assert plain["n_generated"] == len(plain["tokens"]) == 150
+    assert plain["finish_reason"] == "length"
+    assert plain["text"]
+
+
+@pytest.mark.parametrize("policy", [f"chain:{n}" for n in range(1, 7)] + ["tree:narrow", "tree:wide"])
+def test_every_policy_gives_the_text_of_plain_decoding(starter: Path, plain: dict, policy: str) -> None:  # type: ignore[type-arg]
+    ran = cli("run", str(starter), "-p", "def main", "--temp", "0", "--policy", policy, "--json", "-n", "150")
+    assert ran.code == 0
+    report = ran.json
+    difference = near_ties(starter, prompt_ids(starter), plain["tokens"], report["tokens"])
+    if difference:
+        print(difference)
+        return
+    assert report["text"] == plain["text"]
+    assert report["tokens_per_step"] > 1.5
+    if policy.startswith("tree"):
+        assert report["policy"].startswith("chain:"), "the shipped model is a hybrid"
+        assert "chains instead of trees" in ran.err
+    else:
+        assert report["policy"] == policy
+
+
+def test_sampled_text_is_fixed_by_the_seed(starter: Path) -> None:
+    arguments = ("run", str(starter), "-p", "def main", "--temp", "0.8", "--seed", "5", "--json", "-n", "60")
+    one, two = cli(*arguments, "--policy", "off").json, cli(*arguments, "--policy", "chain:4").json
+    assert one["tokens"] == two["tokens"]
+
+
+def test_a_grammar_holds(starter: Path) -> None:
+    ran = cli("run", str(starter), "-p", "Answer:", "--grammar", 'root ::= "yes" | "no"', "--temp", "0.8", "--seed", "1")
+    assert ran.code == 0
+    assert ran.out.strip() in ("yes", "no")
+
+
+def test_a_json_schema_holds(starter: Path) -> None:
+    schema = json.dumps(
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+    )
+    ran = cli("run", str(starter), "-p", "JSON:", "--json-schema", schema, "--seed", "1", "-n", "60", "--temp", "0")
+    assert ran.code == 0
+    assert isinstance(json.loads(ran.out)["a"], int)
+
+
+def test_ctrl_c_still_prints_the_json(starter: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "entmtp_local", "run", str(starter), "-p", "def main", "--temp", "0", "--json", "-c", "100000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["finish_reason"] == "interrupted"
+    assert "Traceback" not in err

@@ -1,0 +1,131 @@
+"""Sampled text: speculation must not change the distribution, even where drafts are bad."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from entmtp_local.engine import generate
+from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+
+# Rows computed in passes of different widths differ by less.
+ATOL = 0.03
+
+PROMPT = [(11 * i) % 250 + 4 for i in range(12)]
+
+
+def open_session(tiny: Path, kind: str, policy: str) -> Session:
+    chosen = parse_policy(policy)
+    return Session.open(
+        SessionOptions(tiny / f"{kind}.gguf", n_ctx=512, n_threads=2, max_depth=chosen.max_depth, max_nodes=chosen.max_nodes)
+    )
+
+
+def sample(session: Session, policy: str, options: SamplingOptions, n: int) -> list[int]:
+    with session.new_sampler(options) as sampler:
+        generation = generate(session, PROMPT, policy=parse_policy(policy), sampler=sampler, max_tokens=n)
+        for _ in generation:
+            pass
+    return generation.tokens
+
+
+def rounding_explains(session: Session, options: SamplingOptions, prefix: Sequence[int], token: int) -> bool:
+    """Whether a row within rounding of the plain one makes the seeded sampler choose the token after the prefix."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        with session.new_sampler(options) as sampler:
+            for _ in generate(session, PROMPT, policy=parse_policy("off"), sampler=sampler, max_tokens=len(prefix)):
+                pass
+            session.prefill([*PROMPT, *prefix], lambda: False)
+            row = np.ctypeslib.as_array(session._llama.llama_get_logits_ith(session.ctx, -1), shape=(session.n_vocab,))
+            noise = rng.uniform(-ATOL, ATOL, len(row)).astype(np.float32)
+            if sampler.sample_logits(row + noise) == token:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("glm4moe", "chain:4"), ("glm4moe", "tree:wide"), ("qwen35", "chain:4"), ("mimo2", "tree:narrow")]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(temp=0.8, seed=3),
+        SamplingOptions(temp=1.2, top_k=20, top_p=0.9, min_p=0.02, seed=4),
+        SamplingOptions(temp=0.9, repeat_penalty=1.3, presence_penalty=0.5, repeat_last_n=32, seed=5),
+        SamplingOptions(temp=0.0, repeat_penalty=1.4, repeat_last_n=64, seed=6),
+    ],
+    ids=["temp", "truncated", "penalties", "greedy-penalties"],
+)
+def test_a_seed_gives_the_same_text_whatever_was_drafted(tiny: Path, kind: str, policy: str, options: SamplingOptions) -> None:
+    """One sampler call per emitted token, on the target's own rows: only rounding between widths could tell them apart."""
+    with open_session(tiny, kind, "off") as session:
+        plain = sample(session, "off", options, 120)
+    with open_session(tiny, kind, policy) as session:
+        found = sample(session, policy, options, 120)
+    if found != plain:
+        at = next(i for i, (one, other) in enumerate(zip(found, plain, strict=True)) if one != other)
+        with open_session(tiny, kind, "off") as session:
+            assert rounding_explains(session, options, plain[:at], found[at]), f"token {at}: {found[at]} instead of {plain[at]}"
+
+
+def chi_square(observed: Counter[int], probabilities: Sequence[float], n: int) -> float:
+    """The upper tail probability of Pearson's statistic, cells with an expectation under 5 put together."""
+    cells, rest, rest_expected = [], 0, 0.0
+    for token, p in enumerate(probabilities):
+        if p * n >= 5:
+            cells.append((observed[token], p * n))
+        else:
+            rest += observed[token]
+            rest_expected += p * n
+    if rest_expected > 0:
+        cells.append((rest, rest_expected))
+    statistic = sum((o - e) ** 2 / e for o, e in cells)
+    df = len(cells) - 1
+    # Wilson and Hilferty's normal approximation
+    z = ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / math.sqrt(2 / (9 * df))
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+@pytest.mark.parametrize("bad_drafts", [False, True], ids=["drafted", "bad-drafts"])
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_the_second_token_has_the_targets_distribution(
+    tiny: Path, kind: str, bad_drafts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens sampled at a drafted node, over many seeds, against the exact distribution of that row."""
+    n = 1500
+    temp = 1.5
+    with open_session(tiny, kind, "off") as session:
+        session.prefill(PROMPT, lambda: False)
+        row = np.array(np.ctypeslib.as_array(session._llama.llama_get_logits_ith(session.ctx, -1), shape=(session.n_vocab,)))
+        first = int(row.argmax())
+        session.prefill([*PROMPT, first], lambda: False)
+        row = np.array(np.ctypeslib.as_array(session._llama.llama_get_logits_ith(session.ctx, -1), shape=(session.n_vocab,)))
+    weights = np.exp((row - row.max()) / temp)
+    probabilities = weights / weights.sum()
+
+    with open_session(tiny, kind, "chain:2") as session:
+        session.prefill([*PROMPT], lambda: False)
+        draft: Callable[[TreeShape], DraftTree] = session.draft
+        if bad_drafts:
+            worst = int(row.argmin())
+            draft = lambda shape: DraftTree(shape, (first, worst, worst))  # noqa: E731
+        session.start(first)
+        tree = draft(parse_policy("chain:2").plan(None))  # type: ignore[arg-type]
+        session.verify(tree)
+        observed: Counter[int] = Counter()
+        for seed in range(n):
+            with session.new_sampler(SamplingOptions(temp=temp, top_k=0, top_p=1.0, min_p=0.0, seed=seed)) as sampler:
+                observed[sampler.sample(session.ctx, 0)] += 1
+    p_value = chi_square(observed, probabilities.tolist(), n)
+    assert p_value > 1e-4, f"p = {p_value:.2g}"
+    shifted = Counter({(token + 1) % len(row): count for token, count in observed.items()})
+    assert chi_square(shifted, probabilities.tolist(), n) < 1e-4, "the test tells distributions apart"

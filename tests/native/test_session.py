@@ -1,0 +1,190 @@
+"""The session: what it keeps of a prompt, and that both contexts stay in step whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from entmtp_local.engine import Generation, generate
+from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
+from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.sampling import SamplingOptions
+
+GREEDY = SamplingOptions(temp=0)
+KINDS = ["glm4moe", "mimo2", "qwen35", "step35", "gemma4"]
+PROMPT = [(11 * i) % 250 + 4 for i in range(40)]
+# Rows computed in passes of different widths.
+ATOL = 0.03
+
+
+def open_session(tiny: Path, kind: str, policy: str, **options: Any) -> Session:
+    chosen = parse_policy(policy)
+    sidecar = tiny / f"{kind}-mtp.gguf"
+    return Session.open(
+        SessionOptions(
+            tiny / f"{kind}.gguf",
+            mtp_path=sidecar if sidecar.exists() and kind == "gemma4" else None,
+            max_depth=chosen.max_depth,
+            max_nodes=chosen.max_nodes,
+            **({"n_ctx": 1024, "n_threads": 2} | options),
+        )
+    )
+
+
+def run(session: Session, prompt: Sequence[int], policy: str, max_tokens: int) -> tuple[Generation, list[tuple[int, ...]]]:
+    """Generate greedily; also the drafted tokens of each step."""
+    with session.new_sampler(GREEDY) as sampler:
+        generation = generate(session, prompt, policy=parse_policy(policy), sampler=sampler, max_tokens=max_tokens)
+        drafts = [step.tree.tokens for step in generation]
+    return generation, drafts
+
+
+def prompt_row(session: Session, prompt: Sequence[int]) -> npt.NDArray[np.float32]:
+    session.prefill(prompt, lambda: False)
+    row = session._llama.llama_get_logits_ith(session.ctx, -1)
+    return np.array(np.ctypeslib.as_array(row, shape=(session.n_vocab,)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_turn_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> None:
+    """Whatever ended the first turn, the drafter has seen every committed token with its hidden row."""
+    for first_tokens in (1, 2, 13):
+        with open_session(tiny, kind, "chain:3") as session:
+            first, _ = run(session, PROMPT, "chain:3", first_tokens)
+            before = session.n_past
+            whole = [*PROMPT, *first.tokens, 77, 78, 79]
+            second, drafts = run(session, whole, "chain:3", 30)
+            assert second.stats.n_prefilled == len(whole) - before
+        with open_session(tiny, kind, "chain:3") as fresh:
+            expected, expected_drafts = run(fresh, whole, "chain:3", 30)
+        assert second.tokens == expected.tokens
+        assert drafts == expected_drafts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("edit", ["shorter", "changed", "same", "other"])
+def test_an_edited_prompt_is_computed_right(tiny: Path, kind: str, edit: str) -> None:
+    with open_session(tiny, kind, "chain:3") as session:
+        first, _ = run(session, PROMPT, "chain:3", 12)
+        prompt = {
+            "shorter": PROMPT[:25],
+            "changed": [*PROMPT[:20], 200, *PROMPT[21:]],
+            "same": PROMPT,
+            "other": PROMPT[::-1],
+        }[edit]
+        second, drafts = run(session, prompt, "chain:3", 30)
+        assert session.tokens == [*prompt, *second.tokens[:-1]]
+    with open_session(tiny, kind, "chain:3") as fresh:
+        expected, expected_drafts = run(fresh, prompt, "chain:3", 30)
+    assert second.tokens == expected.tokens
+    assert drafts == expected_drafts
+
+
+def test_attention_models_rewind_instead_of_starting_over(tiny: Path) -> None:
+    with open_session(tiny, "glm4moe", "chain:2") as session:
+        run(session, PROMPT, "chain:2", 12)
+        edited = [*PROMPT[:30], 200, 201]
+        again, _ = run(session, edited, "chain:2", 5)
+        assert again.stats.n_prefilled == 3  # the new two, and the one before them for its hidden row
+    with open_session(tiny, "glm4moe", "off") as session:
+        run(session, PROMPT, "off", 12)
+        again, _ = run(session, edited, "off", 5)
+        assert again.stats.n_prefilled == 2
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_long_prompts_in_several_passes(tiny: Path, kind: str) -> None:
+    prompt = [(7 * i) % 250 + 4 for i in range(700)]
+    with open_session(tiny, kind, "chain:3") as whole, open_session(tiny, kind, "chain:3") as parts:
+        expected, expected_drafts = run(whole, prompt, "chain:3", 20)
+        for n, computed in ((511, 511), (513, 2), (514, 1)):
+            assert parts.prefill(prompt[:n], lambda: False) == computed
+        found, drafts = run(parts, prompt, "chain:3", 20)
+    assert found.tokens == expected.tokens
+    assert drafts == expected_drafts
+
+
+def test_stopping_between_the_passes_of_a_prompt(tiny: Path) -> None:
+    prompt = [(7 * i) % 250 + 4 for i in range(700)]
+    polls = iter([False, True])
+    with open_session(tiny, "qwen35", "chain:3") as session:
+        assert session.prefill(prompt, lambda: next(polls)) == 512
+        assert session.n_past == 512
+        row = prompt_row(session, prompt)
+    with open_session(tiny, "qwen35", "chain:3") as fresh:
+        np.testing.assert_allclose(row, prompt_row(fresh, prompt), atol=ATOL)
+
+
+def test_a_prompt_that_does_not_fit_changes_nothing(tiny: Path) -> None:
+    with open_session(tiny, "glm4moe", "chain:2", n_ctx=100) as session:
+        run(session, PROMPT, "chain:2", 5)
+        before = session.tokens
+        with pytest.raises(ContextFullError, match=r"prompt has 100 tokens, the context holds 100 .*larger -c"):
+            session.prefill([5] * 100, lambda: False)
+        assert session.tokens == before
+        with pytest.raises(EngineError, match="no tokens"):
+            session.prefill([], lambda: False)
+
+
+@pytest.mark.parametrize("policy", ["off", "chain:3", "tree:wide"])
+def test_a_context_is_filled_and_then_says_so(tiny: Path, policy: str) -> None:
+    with open_session(tiny, "glm4moe", policy, n_ctx=256) as session:
+        generation, _ = run(session, PROMPT, policy, 1000)
+        assert generation.finish_reason == "context"
+        assert session.n_past == 256
+        assert len(generation.tokens) == 256 - len(PROMPT) + 1
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_after_a_failed_pass_the_session_is_empty_but_works(tiny: Path, kind: str) -> None:
+    with open_session(tiny, kind, "chain:3") as session:
+        expected, _ = run(session, PROMPT, "chain:3", 20)
+        session.clear()
+        callback = session._llama.ggml_abort_callback(lambda _: True)
+        generation = generate(session, PROMPT, policy=parse_policy("chain:3"), sampler=session.new_sampler(GREEDY), max_tokens=20)
+        steps = iter(generation)
+        next(steps)
+        next(steps)
+        session._llama.llama_set_abort_callback(session.ctx, callback, ctypes.c_void_p(0))
+        with pytest.raises(EngineError, match=r"decoding a tree of 4 nodes failed .*; the context was emptied, try again\."):
+            next(steps)
+        session._llama.llama_set_abort_callback(session.ctx, ctypes.cast(None, type(callback)), ctypes.c_void_p(0))
+        assert session.n_past == 0
+        again, _ = run(session, PROMPT, "chain:3", 20)
+        assert again.tokens == expected.tokens
+
+
+def test_a_model_without_a_head_decodes_plainly_and_says_so(tiny: Path) -> None:
+    with open_session(tiny, "llama", "chain:3") as session:
+        assert session.notices == ["decoding plainly: this model has no MTP head."]
+        assert session.limits.max_depth == 0
+        generation, _ = run(session, PROMPT, "chain:3", 20)
+        assert generation.policy.name == "off"
+        assert len(generation.tokens) == 20
+
+
+def test_recurrent_models_decode_plainly(tiny: Path) -> None:
+    with open_session(tiny, "mamba2", "chain:3") as session:
+        assert len(session.notices) == 1
+        generation, _ = run(session, PROMPT, "chain:3", 20)
+        assert len(generation.tokens) == 20
+
+
+def test_a_file_that_llama_cpp_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "no.gguf"
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(ModelFileError, match=r"no\.gguf"):
+        Session.open(SessionOptions(path))
+
+
+def test_closing_twice(tiny: Path) -> None:
+    session = open_session(tiny, "glm4moe", "chain:1")
+    session.close()
+    session.close()

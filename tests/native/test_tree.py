@@ -1,0 +1,280 @@
+"""Trees on attention memories, chains on hybrid ones: rows, growth, commit, failure."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from native.conftest import Bench
+
+from entmtp_local.native import api as native
+
+Open = Callable[..., Bench]
+
+PROMPT = [3, 50, 7, 99, 120, 5, 44, 201, 17, 33]
+# two levels of branching, a leaf beside inner nodes, a deep spine
+PARENTS = [-1, 0, 0, 0, 1, 1, 2, 4, 4, 6, 7]
+TOKENS = [60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70]
+
+TREE_KINDS = ["glm4moe", "hy_v3", "mimo2", "gemma4", "llama"]
+
+# F16 keys and values and a different order of summation; measured differences are below 0.01 on logits of size 5
+ATOL = 0.03
+
+
+def path_of(node: int, parents: Sequence[int] = PARENTS) -> list[int]:
+    path = []
+    while node >= 0:
+        path.append(node)
+        node = parents[node]
+    return path[::-1]
+
+
+def assert_rows_are_those_of_chains(b: Bench, prompt: Sequence[int], rows: Sequence[Any]) -> None:
+    for node in range(len(TOKENS)):
+        expected = b.chain_logits(prompt, [TOKENS[i] for i in path_of(node)])[-1]
+        np.testing.assert_allclose(rows[node], expected, atol=ATOL, err_msg=f"node {node}")
+
+
+@pytest.mark.parametrize("flash_attn", [0, 1], ids=["soft-max", "flash"])
+@pytest.mark.parametrize("kind", TREE_KINDS)
+def test_each_node_sees_its_ancestors_only(bench: Open, kind: str, flash_attn: int) -> None:
+    b = bench(kind, flash_attn_type=flash_attn)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    rows = [b.logits(i) for i in range(len(TOKENS))]
+    assert_rows_are_those_of_chains(b, PROMPT, rows)
+
+
+def test_quantised_keys_and_values(bench: Open) -> None:
+    b = bench("glm4moe", flash_attn_type=1, type_k=8, type_v=8)  # GGML_TYPE_Q8_0
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    rows = [b.logits(i) for i in range(len(TOKENS))]
+    assert_rows_are_those_of_chains(b, PROMPT, rows)
+
+
+@pytest.mark.parametrize("kind", ["mimo2", "gemma4"])
+def test_sliding_window_that_has_moved(bench: Open, kind: str) -> None:
+    """The window (32) is passed, and so is the size of its cache (n_ubatch + window), so that cells are reused."""
+    b = bench(kind, n_ctx=1024, n_batch=32, n_ubatch=32)
+    prompt = [(7 * i) % 300 + 3 for i in range(400)]
+    for i in range(0, len(prompt), 32):
+        b.feed(prompt[i : i + 32])
+    assert b.decode(TOKENS, PARENTS) == 0
+    rows = [b.logits(i) for i in range(len(TOKENS))]
+    assert b.commit(4) == 0
+
+    def reference(path: Sequence[int]) -> Any:
+        b.api.clear(b.ctx)
+        for i in range(0, len(prompt), 32):
+            b.feed(prompt[i : i + 32])
+        return [b.feed([token]) for token in path][-1]
+
+    after = b.feed([200])
+    for node in (0, 3, 5, 9, 10):
+        np.testing.assert_allclose(rows[node], reference([TOKENS[i] for i in path_of(node)]), atol=ATOL, err_msg=f"node {node}")
+    np.testing.assert_allclose(after, reference([*(TOKENS[i] for i in path_of(4)), 200]), atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
+def test_growing_level_by_level_is_the_same_tree(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    whole = [b.logits(i) for i in range(len(TOKENS))]
+    assert b.commit(-1) == 0
+
+    grown = []
+    for level in ([0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [10]):
+        assert b.decode([TOKENS[i] for i in level], [PARENTS[i] for i in level]) == 0
+        grown += [b.logits(i) for i in range(len(level))]
+    assert b.api.n_nodes(b.ctx) == len(TOKENS)
+    for node, (one, other) in enumerate(zip(whole, grown, strict=True)):
+        np.testing.assert_allclose(one, other, atol=ATOL, err_msg=f"node {node}")
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
+@pytest.mark.parametrize("node", [-1, 0, 3, 5, 9, 10])
+def test_commit_keeps_one_path(bench: Open, kind: str, node: int) -> None:
+    b = bench(kind)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.commit(node) == 0
+    path = path_of(node)
+    assert b.api.n_nodes(b.ctx) == 0
+    assert b.n_past() == len(PROMPT) + len(path)
+    after = b.feed([200])
+    expected = b.chain_logits(PROMPT, [*(TOKENS[i] for i in path), 200])[-1]
+    np.testing.assert_allclose(after, expected, atol=ATOL)
+
+
+def test_rejected_cells_are_used_again(bench: Open) -> None:
+    """256 cells, 200 steps of 11 nodes: a leak of one cell a step would fill the cache."""
+    b = bench("glm4moe", n_ctx=256)
+    b.feed(PROMPT)
+    for step in range(200):
+        assert b.decode(TOKENS, PARENTS) == 0, f"step {step}"
+        assert b.commit(0) == 0
+    assert b.n_past() == len(PROMPT) + 200
+    assert b.decode(TOKENS * 5, [-1, *range(54)]) == 1  # no room: 210 committed, 55 wanted
+    assert b.api.n_nodes(b.ctx) == 0
+    assert b.decode(TOKENS, PARENTS) == 0
+
+
+def test_rows_only_where_asked(bench: Open) -> None:
+    b = bench("glm4moe")
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    expected = b.logits(9)
+    assert b.commit(-1) == 0
+    wanted = [0] * len(TOKENS)
+    wanted[9] = 1
+    assert b.decode(TOKENS, PARENTS, wanted) == 0
+    np.testing.assert_allclose(b.logits(9), expected, atol=1e-5)
+    assert not b.llama.llama_get_logits_ith(b.ctx, 8)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parents", "code"),
+    [
+        ([1, 2], [0, 0], native.INVALID),  # a node cannot be its own parent
+        ([1, 2, 3], [-1, 2, 0], native.INVALID),  # parents come first
+        ([1, 2, 3, 4], [-1, 0, 1, 0], native.INVALID),  # breadth first
+        ([1, 2], [-1, -2], native.INVALID),
+        ([1, 10**6], [-1, 0], native.INVALID),  # no such token
+        ([1] * 257, list(range(-1, 256)), native.INVALID),  # more than LLAMA_ENTMTP_MAX_NODES
+    ],
+)
+def test_shapes_that_are_no_tree(bench: Open, tokens: list[int], parents: list[int], code: int) -> None:
+    b = bench("glm4moe", n_batch=300, n_ubatch=300)
+    b.feed(PROMPT)
+    assert b.decode(tokens, parents) == code
+    assert b.api.n_nodes(b.ctx) == 0
+    assert b.n_past() == len(PROMPT)
+    np.testing.assert_allclose(b.feed([200]), b.chain_logits(PROMPT, [200])[-1], atol=ATOL)
+
+
+def test_an_open_tree_is_protected(bench: Open) -> None:
+    b = bench("glm4moe")
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.decode([80], [4]) == native.INVALID  # depth 3 is complete
+    memory = b.llama.llama_get_memory(b.ctx)
+    assert not b.llama.llama_memory_seq_rm(memory, 0, len(PROMPT) + 1, -1)
+    array = (ctypes.c_int32 * 1)(5)
+    assert b.llama.llama_decode(b.ctx, b.llama.llama_batch_get_one(array, 1)) == -1
+    assert not b.api.truncate(b.ctx, 0, 2)
+    assert b.commit(len(TOKENS)) == native.INVALID
+    assert b.commit(10) == 0
+    expected = b.chain_logits(PROMPT, [*(TOKENS[i] for i in path_of(10)), 200])[-1]
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.commit(10) == 0
+    np.testing.assert_allclose(b.feed([200]), expected, atol=ATOL)
+
+
+def test_committing_without_a_tree(bench: Open) -> None:
+    b = bench("glm4moe")
+    b.feed(PROMPT)
+    assert b.commit(0) == native.INVALID
+
+
+def abort_always(b: Bench) -> Callable[[], None]:
+    """Make every pass fail; returns a function that ends this."""
+    callback = b.llama.ggml_abort_callback(lambda _: True) if hasattr(b.llama, "ggml_abort_callback") else None
+    if callback is None:
+        callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda _: True)
+    none = ctypes.cast(None, type(callback))
+    b.llama.llama_set_abort_callback(b.ctx, callback, ctypes.c_void_p(0))
+
+    def end() -> None:
+        b.llama.llama_set_abort_callback(b.ctx, none, ctypes.c_void_p(0))
+        assert callback is not None
+
+    return end
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
+def test_a_failed_pass_leaves_the_committed_tokens(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    expected = b.chain_logits(PROMPT, [TOKENS[0], TOKENS[1], TOKENS[4]])
+    b.feed(PROMPT)
+    end = abort_always(b)
+    assert b.decode(TOKENS, PARENTS) == 2
+    end()
+    assert b.api.n_nodes(b.ctx) == 0
+    assert b.n_past() == len(PROMPT)
+    assert b.decode(TOKENS[:4], PARENTS[:4]) == 0
+    np.testing.assert_allclose(b.logits(1), expected[1], atol=ATOL)
+
+    # the same while the tree grows
+    end = abort_always(b)
+    assert b.decode(TOKENS[4:7], PARENTS[4:7]) == 2
+    end()
+    assert b.api.n_nodes(b.ctx) == 4
+    assert b.decode(TOKENS[4:7], PARENTS[4:7]) == 0
+    np.testing.assert_allclose(b.logits(0), expected[2], atol=ATOL)
+
+
+# -- hybrid memories: chains
+
+HYBRIDS = ["qwen35", "qwen35moe", "qwen3next"]
+CHAIN = list(range(-1, 4))
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+@pytest.mark.parametrize("node", range(5))
+def test_hybrids_roll_back_to_any_node_of_a_chain(bench: Open, kind: str, node: int) -> None:
+    b = bench(kind, n_rs_seq=4)
+    expected = b.chain_logits(PROMPT, [*TOKENS[: node + 1], 200, 201])
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:5], CHAIN) == 0
+    for i in range(node + 1):
+        np.testing.assert_allclose(b.logits(i), expected[i], atol=ATOL)
+    assert b.commit(node) == 0
+    assert b.n_past() == len(PROMPT) + node + 1
+    # twice, so that a rollback right after another one is seen too
+    assert b.decode([200, 77, 78], [-1, 0, 1]) == 0
+    np.testing.assert_allclose(b.logits(0), expected[node + 1], atol=ATOL)
+    assert b.commit(0) == 0
+    assert b.decode([201, 79], [-1, 0]) == 0
+    np.testing.assert_allclose(b.logits(0), expected[node + 2], atol=ATOL)
+
+
+def test_hybrids_refuse_what_they_cannot_roll_back(bench: Open) -> None:
+    b = bench("qwen35", n_rs_seq=4)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:3], [-1, 0, 0]) == native.UNSUPPORTED
+    assert b.decode(TOKENS[:6], list(range(-1, 5))) == native.UNSUPPORTED  # five deep, four states
+    assert b.decode(TOKENS[:3], [-1, 0, 1]) == 0
+    assert b.commit(-1) == native.UNSUPPORTED
+    assert b.commit(2) == 0
+
+
+def test_a_failed_pass_of_a_hybrid_is_not_forgotten(bench: Open) -> None:
+    b = bench("qwen35", n_rs_seq=4)
+    expected = b.chain_logits(PROMPT, [TOKENS[0]])[-1]
+    b.feed(PROMPT)
+    end = abort_always(b)
+    assert b.decode(TOKENS[:3], [-1, 0, 1]) == native.LOST
+    end()
+    assert b.decode(TOKENS[:1], [-1]) == native.LOST
+    b.api.clear(b.ctx)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:1], [-1]) == 0
+    np.testing.assert_allclose(b.logits(0), expected, atol=ATOL)
+
+
+def test_recurrent_models_decode_one_token_at_a_time(bench: Open) -> None:
+    b = bench("mamba2")
+    expected = b.chain_logits(PROMPT, TOKENS[:2])
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:2], [-1, 0]) == native.UNSUPPORTED
+    for i in range(2):
+        assert b.decode(TOKENS[i : i + 1], [-1]) == 0
+        np.testing.assert_allclose(b.logits(0), expected[i], atol=ATOL)
+        assert b.commit(0) == 0

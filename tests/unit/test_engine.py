@@ -1,0 +1,237 @@
+"""The generation loop on an engine without a model: what is emitted, when it ends, what is committed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from entmtp_local.engine import generate
+from entmtp_local.errors import ContextFullError
+from entmtp_local.speculative.policy import Policy, parse_policy
+from entmtp_local.speculative.protocol import Limits, TokenChooser
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+
+EOG = 0
+N_VOCAB = 40
+
+
+class RandomEngine:
+    """The target's token is a function of all tokens before it; the drafter knows it now and then, at some rank."""
+
+    def __init__(self, seed: int = 1, n_ctx: int = 10_000, limits: Limits | None = None, eog_at: int = 10**9) -> None:
+        self.seed, self.n_ctx, self.eog_at = seed, n_ctx, eog_at
+        self.limits = limits or Limits(trees=True, max_depth=50, max_nodes=50, reason="")
+        self.committed: list[int] = []
+        self.seen: list[int] = []  # by the drafter: committed and pending
+        self.tree: DraftTree | None = None
+        self.n_passes = 0
+
+    @property
+    def n_past(self) -> int:
+        return len(self.committed)
+
+    def target(self, prefix: Sequence[int]) -> int:
+        if len(prefix) == self.eog_at:
+            return EOG
+        return 1 + hash((self.seed, *prefix[-3:], len(prefix))) % (N_VOCAB - 1)
+
+    def prefill(self, prompt: Sequence[int], stop: Callable[[], bool]) -> int:
+        if stop():
+            return 0
+        if len(prompt) >= self.n_ctx:
+            raise ContextFullError("full")
+        self.committed = list(prompt)
+        self.tree = None
+        return len(prompt)
+
+    def path(self, node: int) -> list[int]:
+        assert self.tree is not None
+        tokens = []
+        while node >= 0:
+            tokens.append(self.tree.tokens[node])
+            node = int(self.tree.shape.parents[node])
+        return tokens[::-1]
+
+    def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
+        return lambda row: self.target(self.committed + (self.path(row) if row >= 0 else []))
+
+    def start(self, pending: int) -> None:
+        self.seen = [*self.committed, pending]
+
+    def ranked(self, prefix: Sequence[int]) -> list[int]:
+        """Continuations, best first as the drafter sees it: the target's token comes first, second or third."""
+        right = self.target(prefix)
+        others = [token for token in range(1, N_VOCAB) if token != right]
+        others.insert(random.Random(hash((self.seed, *prefix))).choice([0, 0, 0, 1, 2]), right)
+        return others
+
+    def draft(self, shape: TreeShape) -> DraftTree:
+        assert len(self.seen) == len(self.committed) + 1, "the drafter has caught up"
+        tokens = [self.seen[-1]]
+        prefixes = [list(self.seen)]
+        for node in range(1, shape.n_nodes):
+            prefix = prefixes[int(shape.parents[node])]
+            tokens.append(self.ranked(prefix)[int(shape.ranks[node])])
+            prefixes.append([*prefix, tokens[-1]])
+        return DraftTree(shape, tuple(tokens))
+
+    def verify(self, tree: DraftTree) -> None:
+        assert len(self.committed) + tree.shape.n_nodes <= self.n_ctx, "every node needs a cell"
+        self.tree = tree
+        self.n_passes += 1
+
+    def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
+        self.committed += [tree.tokens[node] for node in path]
+        self.tree = None
+
+    def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
+        self.seen = self.committed + ([pending] if pending is not None else [])
+
+    def is_eog(self, token: int) -> bool:
+        return token == EOG
+
+
+class Sampler:
+    greedy = True
+
+    def __init__(self) -> None:
+        self.resets = 0
+        self.primed: list[int] = []
+
+    def sample(self, ctx: object, row: int) -> int:
+        raise AssertionError
+
+    def reset(self) -> None:
+        self.resets += 1
+        self.primed = []
+
+    def prime(self, tokens: Sequence[int]) -> None:
+        self.primed += tokens
+
+
+PROMPT = [5, 6, 7]
+POLICIES = ["off", "chain:1", "chain:3", "chain:6", "tree:narrow", "tree:wide"]
+
+
+def plain(engine: RandomEngine, n: int) -> list[int]:
+    tokens = list(PROMPT)
+    for _ in range(n):
+        tokens.append(engine.target(tokens))
+    return tokens[len(PROMPT) :]
+
+
+def run(engine: RandomEngine, policy: Policy | str, max_tokens: int, stop: Callable[[], bool] | None = None):  # type: ignore[no-untyped-def]
+    policy = parse_policy(policy) if isinstance(policy, str) else policy
+    generation = generate(engine, PROMPT, policy=policy, sampler=Sampler(), max_tokens=max_tokens, stop=stop)
+    return generation, list(generation)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_emits_the_targets_tokens(policy: str, seed: int) -> None:
+    engine = RandomEngine(seed)
+    generation, steps = run(engine, policy, 200)
+    assert generation.tokens == plain(engine, 200)
+    assert [t for step in steps for t in step.tokens] == generation.tokens
+    assert generation.finish_reason == "length"
+    assert engine.committed == [*PROMPT, *generation.tokens[:-1]], "all but the pending token is committed"
+    stats = generation.stats
+    assert (stats.n_prompt, stats.n_prefilled, stats.n_generated, stats.n_steps) == (3, 3, 200, len(steps) - 1)
+    assert stats.n_steps == engine.n_passes
+    assert sum(stats.accepted_per_depth) + stats.n_steps == 199
+    assert stats.n_nodes == stats.n_steps * parse_policy(policy).max_nodes
+    if policy.startswith("tree"):
+        assert stats.sibling_hits > 0
+    assert stats.accepted_per_depth == sorted(stats.accepted_per_depth, reverse=True)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("at", range(3, 20))
+def test_an_end_token_ends_the_answer_and_is_not_part_of_it(policy: str, at: int) -> None:
+    engine = RandomEngine(2, eog_at=at)
+    generation, steps = run(engine, policy, 100)
+    assert generation.finish_reason == "stop"
+    assert generation.tokens == plain(RandomEngine(2), at - 3)
+    assert all(EOG not in step.tokens for step in steps)
+    assert EOG not in engine.committed
+    assert engine.committed == [*PROMPT, *generation.tokens]
+    assert engine.seen in ([], engine.committed), "the drafter holds no pending token"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_max_tokens_is_exact(policy: str, n: int) -> None:
+    engine = RandomEngine(3)
+    generation, _ = run(engine, policy, n)
+    assert generation.tokens == plain(engine, n)
+    assert generation.finish_reason == "length"
+
+
+def test_no_tokens_wanted() -> None:
+    engine = RandomEngine()
+    generation, steps = run(engine, "off", 0)
+    assert (generation.tokens, steps, generation.finish_reason) == ([], [], "length")
+    assert engine.committed == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_context_is_used_to_its_last_cell(policy: str) -> None:
+    engine = RandomEngine(4, n_ctx=40)
+    generation, _ = run(engine, policy, 500)
+    assert generation.finish_reason == "context"
+    assert engine.n_past == 40
+    assert generation.tokens == plain(engine, 38)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_stopping_leaves_a_consistent_engine(policy: str) -> None:
+    engine = RandomEngine(5)
+    polls = 0
+
+    def stop() -> bool:
+        nonlocal polls
+        polls += 1
+        return polls > 5
+
+    generation, _ = run(engine, policy, 500, stop)
+    assert generation.finish_reason == "interrupted"
+    assert generation.tokens == plain(engine, len(generation.tokens))
+    assert engine.committed == [*PROMPT, *generation.tokens[:-1]]
+    # going on gives what would have come
+    rest = generate(engine, [*PROMPT, *generation.tokens], policy=parse_policy(policy), sampler=Sampler(), max_tokens=50)
+    list(rest)
+    assert generation.tokens + rest.tokens == plain(engine, len(generation.tokens) + 50)
+
+
+def test_stopping_before_the_prompt_is_done() -> None:
+    generation, steps = run(RandomEngine(), "chain:3", 10, lambda: True)
+    assert (steps, generation.tokens, generation.finish_reason) == ([], [], "interrupted")
+
+
+def test_a_policy_is_reduced_to_what_the_engine_verifies() -> None:
+    engine = RandomEngine(6, limits=Limits(trees=False, max_depth=4, max_nodes=12, reason="chains only"))
+    generation, steps = run(engine, "tree:wide", 100)
+    assert generation.policy.name == "chain:4"
+    assert {step.n_nodes for step in steps[1:]} == {4}
+    assert generation.tokens == plain(engine, 100)
+
+
+def test_sampler_begins_anew_with_the_prompt() -> None:
+    sampler = Sampler()
+    for n in (1, 2):
+        list(generate(RandomEngine(), PROMPT, policy=parse_policy("off"), sampler=sampler, max_tokens=5))
+        assert sampler.resets == n
+        assert sampler.primed == PROMPT
+
+
+def test_statistics_add_up() -> None:
+    generation, steps = run(RandomEngine(7), "tree:wide", 100)
+    report = generation.stats.as_json()
+    assert report["tokens_per_step"] == pytest.approx(99 / report["n_steps"])
+    assert report["nodes_per_step"] == 12
+    parts = sum(report["seconds"][name] for name in ("draft", "verify", "accept", "commit", "schedule"))
+    assert parts <= report["seconds"]["decode"] * 1.001
+    assert report["tokens_per_second"] == pytest.approx(99 / report["seconds"]["decode"])
+    assert sum(step.seconds.total for step in steps) <= report["seconds"]["decode"]
