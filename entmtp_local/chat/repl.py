@@ -15,7 +15,7 @@ from entmtp_local.chat.conversation import Conversation, Prompt
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
 from entmtp_local.engine import Generation, generate
-from entmtp_local.errors import ContextFullError, ModelFileError, UsageError
+from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, UsageError
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.policy import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -183,6 +183,10 @@ class Repl:
                 f"{self._session.n_ctx}: /clear starts a new conversation, or start again with "
                 f"-c {_round_up(len(prompt.ids) + _N_ANSWER)}."
             )
+        except EngineError as error:
+            # The session is empty now; the next question brings the whole conversation back.
+            self._terminal.write("\n")
+            self._fail(str(error))
 
     def _stream(self, prompt: Prompt) -> None:
         text = TextStream(self._stop_texts)

@@ -89,9 +89,9 @@ def _drafting(about: ModelInfo, head: ModelInfo) -> tuple[str, str]:
         return "off", "the model has no MTP head, so tokens are decoded one by one"
     if head.head_kind == "chained":
         return "chains", "its MTP heads are trained for one depth each"
-    if about.memory_kind in ("recurrent", "other"):
-        return "chains", f"the engine cannot branch its memory ({_MEMORIES[about.memory_kind]})"
-    return "trees", "its head drafts any depth and the engine can branch its memory"
+    if about.memory_kind in ("hybrid", "recurrent", "other"):
+        return "chains", f"the engine verifies chains only on its kind of memory ({_MEMORIES[about.memory_kind]})"
+    return "trees", "its head drafts any depth and the engine verifies trees on its kind of memory"
 
 
 def _engine() -> dict[str, str] | None:

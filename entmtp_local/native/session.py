@@ -99,10 +99,8 @@ class Session:
         if options.mtp_path is not None and options.max_depth > 0:
             self._mtp_model = self._load_model(options.mtp_path)
 
+        self._n_ctx = options.n_ctx or info.n_ctx_train
         self.ctx = self._new_context(self.model, mtp=False)
-        self._n_ctx = int(self._llama.llama_n_ctx(self.ctx))
-        if options.n_ctx > 0:
-            self._n_ctx = min(self._n_ctx, options.n_ctx)  # llama.cpp rounds up to whole blocks of cells
         self._vocab_piece = ctypes.create_string_buffer(256)
         self._batch = self._llama.llama_batch_init(_N_BATCH, 0, 1)
         self._limits = self._open_drafter()
@@ -128,8 +126,9 @@ class Session:
     def _new_context(self, model: Any, *, mtp: bool) -> Any:
         options = self._options
         params = self._llama.llama_context_default_params()
-        params.n_ctx = options.n_ctx
         params.n_batch = params.n_ubatch = max(_N_BATCH, 2 * (options.max_depth + 2))
+        # llama.cpp cuts the batch down to a smaller context, and aborts when a chain that can be rolled back exceeds it
+        params.n_ctx = max(self._n_ctx, params.n_batch)
         params.n_seq_max = 1
         params.n_outputs_max = options.max_nodes + 1
         params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
@@ -143,7 +142,7 @@ class Session:
         context = self._llama.llama_init_from_model(model, params)
         if not context:
             raise EngineError(
-                f"llama.cpp cannot create a context of {options.n_ctx} tokens for {options.model_path}: "
+                f"llama.cpp cannot create a context of {self._n_ctx} tokens for {options.model_path}: "
                 f"{self._log.last_error()}; try a smaller -c."
             )
         return context

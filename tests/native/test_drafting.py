@@ -149,6 +149,25 @@ def test_catching_up_in_one_pass_or_in_several(drafter: Callable[..., DraftBench
         assert logits == pytest.approx(drafts[0][2], abs=ATOL)
 
 
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_pending_token_can_be_replaced(drafter: Callable[..., DraftBench], kind: str) -> None:
+    """The hidden row that went with it is kept for the token that comes instead."""
+    d = drafter(kind, n_rs_seq=3)
+    assert d.b.decode([70, 61, 62], [-1, 0, 1]) == 0
+    assert d.extend([70, 61, 62], [-1, 0, 1], draft=False) == 0
+    before = d.b.n_past(d.mtp)
+    assert d.extend([PENDING], [2], draft=True) == 0
+    assert d.api.truncate(d.mtp, SEQ, before)
+    assert d.extend([99], [2], draft=True) == 0
+    expected = d.b.logits(0, d.mtp)
+    assert d.api.truncate(d.mtp, SEQ, before)
+    assert d.extend([99], [-1], draft=True) == 0
+    np.testing.assert_array_equal(d.b.logits(0, d.mtp), expected)
+    assert d.api.truncate(d.mtp, SEQ, before)
+    assert d.extend([99], [0], draft=True) == 0
+    assert np.abs(d.b.logits(0, d.mtp) - expected).max() > ATOL, "the row matters"
+
+
 def test_chained_heads_draft_one_depth_each(drafter: Callable[..., DraftBench]) -> None:
     """Against stock's way: for each depth the next head rereads the draft from the pending token on."""
     d = drafter("step35")

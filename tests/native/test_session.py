@@ -69,6 +69,23 @@ def test_a_second_turn_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_turn_after_an_interrupted_one_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> None:
+    """An interrupted answer leaves a pending token with the drafter that the next prompt does not contain."""
+    with open_session(tiny, kind, "chain:3") as session, session.new_sampler(GREEDY) as sampler:
+        interrupted = generate(session, PROMPT, policy=parse_policy("chain:3"), sampler=sampler, max_tokens=100)
+        steps = iter(interrupted)
+        for _ in range(4):
+            next(steps)
+        whole = [*session.tokens, 77, 78, 79]
+        second, drafts = run(session, whole, "chain:3", 30)
+        assert second.stats.n_prefilled == 3
+    with open_session(tiny, kind, "chain:3") as fresh:
+        expected, expected_drafts = run(fresh, whole, "chain:3", 30)
+    assert second.tokens == expected.tokens
+    assert drafts == expected_drafts
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("edit", ["shorter", "changed", "same", "other"])
 def test_an_edited_prompt_is_computed_right(tiny: Path, kind: str, edit: str) -> None:
     with open_session(tiny, kind, "chain:3") as session:
@@ -97,6 +114,13 @@ def test_attention_models_rewind_instead_of_starting_over(tiny: Path) -> None:
         run(session, PROMPT, "off", 12)
         again, _ = run(session, edited, "off", 5)
         assert again.stats.n_prefilled == 2
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_a_context_smaller_than_the_chain(tiny: Path, kind: str) -> None:
+    with open_session(tiny, kind, "chain:60", n_ctx=50) as session:
+        generation, _ = run(session, PROMPT, "chain:60", 1000)
+        assert (generation.finish_reason, session.n_past) == ("context", 50)
 
 
 @pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])

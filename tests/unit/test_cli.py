@@ -14,7 +14,7 @@ from fakes import FakeSession, encode, install, model_info
 
 from entmtp_local.cli import options
 from entmtp_local.cli.main import main
-from entmtp_local.errors import ModelFileError
+from entmtp_local.errors import EngineError, ModelFileError
 from entmtp_local.native.model_file import ModelInfo
 
 
@@ -277,14 +277,17 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[0] == "model          Fake (m.gguf)"
     assert "MTP head       1 block, used at every depth" in lines
-    assert "drafting       trees: its head drafts any depth and the engine can branch its memory" in lines
+    kind = "key-value cache and recurrent states"
+    assert f"drafting       chains: the engine verifies chains only on its kind of memory ({kind})" in lines
     assert "engine         cpu on fake device" in lines
 
 
 @pytest.mark.parametrize(
     ("values", "drafting"),
     [
-        ({}, "trees"),
+        ({"memory_kind": "attention"}, "trees"),
+        ({"memory_kind": "iswa"}, "trees"),
+        ({"memory_kind": "hybrid"}, "chains"),
         ({"memory_kind": "other"}, "chains"),
         ({"head_kind": "chained", "n_layer_nextn": 3}, "chains"),
         ({"head_kind": "none", "has_mtp": False, "n_layer_nextn": 0}, "off"),
@@ -343,6 +346,21 @@ def test_chat_survives_a_full_context(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     # The refused message is not part of the conversation.
     assert session.prompts[1] == encode("Hi|ok|Ho|")
+
+
+def test_chat_goes_on_after_a_failed_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_once(n: int) -> None:
+        if n == 2 and not failed:
+            failed.append(n)
+            raise EngineError("decoding a tree of 4 nodes failed (code -3: a test); the context was emptied, try again.")
+
+    failed: list[int] = []
+    session = FakeSession(["abcdef", "fine"], on_token=fail_once)
+    install(monkeypatch, session, model_info(chat_template="{% for m in messages %}{{ m.content }}|{% endfor %}"))
+    result = call(["chat", "m.gguf", "--policy", "off"], stdin="Hi\nHo\n")
+    assert (result.exit_code, result.stdout) == (1, "abc\nfine\n")
+    assert "error: decoding a tree of 4 nodes failed" in result.stderr
+    assert session.prompts[1] == encode("Ho|"), "the question without an answer is not part of the conversation"
 
 
 def test_chat_says_that_an_answer_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
