@@ -84,6 +84,9 @@ class Api:
         # int32_t llama_entmtp_top_k(ctx, int32_t i, int32_t k, llama_token * ids, float * logits)
         self.top_k = bind("llama_entmtp_top_k", _i32, _ctx, _i32, _i32, _ptr, _ptr)
 
+        # int32_t llama_entmtp_greedy(ctx, n, const llama_token * token, const int32_t * parent, llama_token * best)
+        self.greedy = bind("llama_entmtp_greedy", _i32, _ctx, _i32, _ptr, _ptr, _ptr)
+
         # int32_t llama_entmtp_mtp_extend(ctx_mtp, ctx_tgt, seq_id, n, const llama_token * token, const int32_t * row, bool draft)
         self.mtp_extend = bind("llama_entmtp_mtp_extend", _i32, _ctx, _ctx, _i32, _i32, _ptr, _ptr, _bool)
 

@@ -66,6 +66,8 @@ class Session:
         self._n_mtp = 0  # tokens that the MTP context holds
         self._eog: dict[int, bool] = {}
         self._shape: TreeShape | None = None
+        self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
+        self._n_walked = 0  # rows of the last pass whose arg-max is known
         self._set_shape(ROOT_ONLY)
         try:
             self._open()
@@ -105,13 +107,14 @@ class Session:
         self._batch = self._llama.llama_batch_init(_N_BATCH, 0, 1)
         self._limits = self._open_drafter()
 
-        # addresses of the arrays that the hot path passes
-        self._best = np.zeros(1, dtype=np.int32)
-        self._best_address = int(self._best.ctypes.data)
-        self._pair_tokens = np.zeros(native.MAX_NODES, dtype=np.int32)
-        self._pair_rows = np.zeros(native.MAX_NODES, dtype=np.int32)
-        self._pair_tokens_address = int(self._pair_tokens.ctypes.data)
-        self._pair_rows_address = int(self._pair_rows.ctypes.data)
+        # Buffers of the hot path, as ctypes arrays: after a pass over the weights nothing of Python is left in the processor's
+        # caches, and NumPy's conversions touch several times as much memory as these do.
+        self._best = (ctypes.c_int32 * native.MAX_NODES)()
+        self._best_address = ctypes.addressof(self._best)
+        self._pair_tokens = (ctypes.c_int32 * native.MAX_NODES)()
+        self._pair_rows = (ctypes.c_int32 * native.MAX_NODES)()
+        self._pair_tokens_address = ctypes.addressof(self._pair_tokens)
+        self._pair_rows_address = ctypes.addressof(self._pair_rows)
 
     def _load_model(self, path: Path) -> Any:
         params = self._llama.llama_model_default_params()
@@ -360,17 +363,21 @@ class Session:
         )
         if passes < 0:
             self._check(passes, "a draft")
-        return DraftTree(shape, tuple(self._node_tokens.tolist()))
+        self._drafted = tuple(self._node_tokens)
+        return DraftTree(shape, self._drafted)
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""
         if tree.shape is not self._shape:
             self._set_shape(tree.shape)
-        self._node_tokens[:] = tree.tokens
         n = len(tree.tokens)
+        if tree.tokens is not self._drafted:
+            self._node_tokens[:n] = list(tree.tokens)
+            self._drafted = tree.tokens
         code = self._api.decode(self.ctx, _SEQ, n, self._node_tokens_address, self._parents_address, None)
         if code:
             self._check(code, f"a tree of {n} nodes")
+        self._n_walked = 0
 
     def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
         """Keep the path, forget the other nodes."""
@@ -403,9 +410,19 @@ class Session:
         return self._sample_with(sampler)
 
     def _arg_max(self, row: int) -> int:
-        if self._api.top_k(self.ctx, row, 1, self._best_address, None) != 1:
+        if row < 0:
+            n = self._api.top_k(self.ctx, row, 1, self._best_address, None)
+            row = 0
+        elif self._n_walked == 0:
+            # all rows that greedy acceptance will ask for, in one call
+            n = self._n_walked = self._api.greedy(
+                self.ctx, len(self._drafted), self._node_tokens_address, self._parents_address, self._best_address
+            )
+        else:
+            n = self._n_walked
+        if n <= 0:
             raise EngineError("the model computed NaN: its file is probably damaged, download it again.")
-        return int(self._best[0])
+        return self._best[row]
 
     def _sample_with(self, sampler: TokenChooser) -> Callable[[int], int]:
         sample, ctx = sampler.sample, self.ctx
@@ -413,16 +430,17 @@ class Session:
 
     def _extend(self, tokens: Sequence[int], rows: Sequence[int], *, draft: bool) -> None:
         n = len(tokens)
-        self._pair_tokens[:n] = tokens
-        self._pair_rows[:n] = rows
+        self._pair_tokens[:n] = list(tokens)
+        self._pair_rows[:n] = list(rows)
         code = self._api.mtp_extend(self._ctx_mtp, self.ctx, _SEQ, n, self._pair_tokens_address, self._pair_rows_address, draft)
         if code:
             self._check(code, "the drafter")
 
     def _set_shape(self, shape: TreeShape) -> None:
         self._shape = shape
-        self._node_tokens = np.zeros(shape.n_nodes, dtype=np.int32)
-        self._node_tokens_address = int(self._node_tokens.ctypes.data)
+        self._drafted = ()
+        self._node_tokens = (ctypes.c_int32 * shape.n_nodes)()
+        self._node_tokens_address = ctypes.addressof(self._node_tokens)
         self._parents_address = int(shape.parents.ctypes.data)
         self._ranks_address = int(shape.ranks.ctypes.data)
 

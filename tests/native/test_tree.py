@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native.conftest import Bench
+from native.conftest import Bench, ints
 
 from entmtp_local.native import api as native
 
@@ -136,6 +136,27 @@ def test_rows_only_where_asked(bench: Open) -> None:
     assert b.decode(TOKENS, PARENTS, wanted) == 0
     np.testing.assert_allclose(b.logits(9), expected, atol=1e-5)
     assert not b.llama.llama_get_logits_ith(b.ctx, 8)
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
+def test_the_greedy_path_in_one_call(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    b.feed(PROMPT)
+    # a tree that holds the model's own continuation along nodes 0, 2, 6, 9
+    tokens = list(TOKENS)
+    for parent, child in ((0, 2), (2, 6), (6, 9)):
+        assert b.decode(tokens, PARENTS) == 0
+        tokens[child] = int(b.logits(parent).argmax())
+        assert b.commit(-1) == 0
+    assert b.decode(tokens, PARENTS) == 0
+    token, parent, best = ints(tokens), ints(PARENTS), ints([7] * len(tokens))
+    arguments = (len(tokens), token.ctypes.data, parent.ctypes.data, best.ctypes.data)
+    assert b.api.greedy(b.ctx, *arguments) == 4
+    expected = [int(b.logits(node).argmax()) if node in (0, 2, 6, 9) else -1 for node in range(len(tokens))]
+    assert best.tolist() == expected
+    b.logits(6)
+    np.ctypeslib.as_array(b.llama.llama_get_logits_ith(b.ctx, 6), shape=(b.n_vocab,))[:] = np.nan
+    assert b.api.greedy(b.ctx, *arguments) == native.INVALID
 
 
 @pytest.mark.parametrize(
