@@ -23,6 +23,8 @@ _DEVICE_TYPE_CPU = 0
 _DEVICE_TYPE_GPU = 1
 _DEVICE_TYPE_IGPU = 2
 
+_REBUILD = "rebuild it with scripts/setup (or: python -m entmtp_local.native.build)"
+
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
 
@@ -37,20 +39,19 @@ def check_library(directory: Path) -> None:
     Raises: EngineError when the file is missing, does not load, is not patched, or has another ABI number.
     """
     path = library_file(directory)
-    rebuild = "rebuild it with scripts/setup (or: python -m entmtp_local.native.build)"
     if not path.is_file():
-        raise EngineError(f"there is no engine library at {path}; {rebuild}.")
+        raise EngineError(f"there is no engine library at {path}; {_REBUILD}.")
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
-        raise EngineError(f"the engine library {path} does not load ({error}); {rebuild}.") from error
+        raise EngineError(f"the engine library {path} does not load ({error}); {_REBUILD}.") from error
     try:
         abi_of = lib.llama_entmtp_abi
     except AttributeError:
-        raise EngineError(f"{path} is a llama.cpp without the patches of this project; {rebuild}.") from None
+        raise EngineError(f"{path} is a llama.cpp without the patches of this project; {_REBUILD}.") from None
     abi = int(abi_of())
     if abi != ABI:
-        raise EngineError(f"{path} has the engine ABI {abi}, this version of entmtp-local needs {ABI}; {rebuild}.")
+        raise EngineError(f"{path} has the engine ABI {abi}, this version of entmtp-local needs {ABI}; {_REBUILD}.")
 
 
 def engine_directory() -> Path:
@@ -88,8 +89,15 @@ def load() -> ModuleType:
 
 @lru_cache(maxsize=1)
 def api() -> Api:
-    """The llama_entmtp_* functions of the loaded library."""
-    return Api(load().llama_cpp._lib)
+    """The llama_entmtp_* functions of the loaded library.
+
+    Raises: EngineError when one is missing.
+    """
+    lib = load().llama_cpp._lib
+    try:
+        return Api(lib)
+    except AttributeError as error:
+        raise EngineError(f"the engine library is older than this version of entmtp-local ({error}); {_REBUILD}.") from None
 
 
 @lru_cache(maxsize=1)

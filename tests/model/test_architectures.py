@@ -34,6 +34,9 @@ TABLE = {
     "step35": Expected("chain:3", "one depth each"),
     "gemma4": Expected("tree:wide", "", sidecar="gemma4-mtp"),
     "qwen35-sidecar": Expected("chain:5", "rolls back along a chain", sidecar="qwen35-sidecar-mtp"),
+    "deepseek2": Expected("tree:wide", ""),
+    "nemotron_h_moe": Expected("chain:5", "rolls back along a chain"),
+    "bailingmoe3": Expected("chain:5", "rolls back along a chain"),
     "llama": Expected("off", "no MTP head"),
     "mamba2": Expected("off", "no MTP head"),
 }

@@ -1,4 +1,4 @@
-"""Imports point down: cli > chat > engine > speculative, native > errors. And the speculative part is NumPy only."""
+"""Imports point down: cli > chat, bench > engine > speculative, native > errors. And the speculative part is NumPy only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ALLOWED = {
     "native": {"errors", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},
-    "cli": {"errors", "speculative", "native", "engine", "chat", "cli"},
+    "bench": {"errors", "speculative", "native", "engine", "bench"},
+    "cli": {"errors", "speculative", "native", "engine", "chat", "bench", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
