@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from entmtp_local.errors import EngineError
 from entmtp_local.speculative.policy import OFF, Evidence, Policy
 from entmtp_local.speculative.protocol import SpeculativeEngine, TokenChooser
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree
@@ -178,7 +179,10 @@ class Generation:
         engine.start(pending)
         stats.seconds["commit"] += perf_counter() - t0
         n_accepted = 0
+        turn = engine.turn
         while not self._stop():
+            if engine.turn != turn:
+                raise EngineError("another prompt was started in this session; begin a new generation.")
             t0 = perf_counter()
             shape = self.policy.plan(Evidence(engine.n_past, n_accepted))
             # every node needs a cell of the context, accepted or not
@@ -189,7 +193,11 @@ class Generation:
             t2 = perf_counter()
             engine.verify(tree)
             t3 = perf_counter()
-            accepted = accept(tree, choose, engine.is_eog, self._max_tokens - len(self.tokens))
+            try:
+                accepted = accept(tree, choose, engine.is_eog, self._max_tokens - len(self.tokens))
+            except BaseException:
+                engine.discard()
+                raise
             pending = accepted.bonus
             n_accepted = len(accepted.path) - 1
             t4 = perf_counter()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from entmtp_local.cli import chat, info, options, run
+from entmtp_local.cli import chat, info, options
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
@@ -178,6 +178,11 @@ class FakeSession:
         ]
         return DraftTree(shape, tuple(tokens))
 
+    turn = 0
+
+    def discard(self) -> None:
+        self._tree = None
+
     def verify(self, tree: DraftTree) -> None:
         self._tree = tree
 
@@ -229,16 +234,15 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
 
     class Opener:
         @staticmethod
-        def open(options: SessionOptions) -> FakeSession:
+        def open(options: SessionOptions, stop: Callable[[], bool]) -> FakeSession:
             opened.append(options)
             return session
 
     llama = SimpleNamespace(llama_supports_gpu_offload=lambda: False)
     native_library = SimpleNamespace(
-        load=lambda: llama, engine_info=lambda: session.engine_info, device_name=lambda: session.device
+        load=lambda: llama, engine_info=lambda: session.engine_info, device_name=lambda: session.device, is_built=lambda: True
     )
-    for module in (chat, run):
-        monkeypatch.setattr(module, "Session", Opener)
+    monkeypatch.setattr(options, "Session", Opener)
     for module in (options, info):
         monkeypatch.setattr(module, "read_model", lambda path, role="main": about or model_info(path=path))
         monkeypatch.setattr(module, "library", native_library)

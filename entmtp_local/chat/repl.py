@@ -59,8 +59,8 @@ class Terminal:
         try:
             line = self._raw_line()
             line.encode("utf-8")
-        except UnicodeError as error:
-            raise UsageError(f"the input is not UTF-8 text ({error}); convert it first, for instance with iconv.") from None
+        except UnicodeError:
+            raise UsageError("the input is not UTF-8 text; convert it first, for instance with iconv.") from None
         return line
 
     def _raw_line(self) -> str:
@@ -117,6 +117,7 @@ class Repl:
         self._stop_texts = stop_texts
         self._terminal = terminal
         self._failed = False
+        self._interrupted = False
 
     def run(self) -> int:
         """Chat until the user leaves or the input ends.
@@ -151,6 +152,8 @@ class Repl:
             leaving = False
             if not self._handle(line):
                 break
+            if self._interrupted and not self._terminal.interactive:
+                return 130
         return 1 if self._failed and not self._terminal.interactive else 0
 
     def _handle(self, line: str) -> bool:
@@ -164,7 +167,7 @@ class Repl:
         elif line == "/help":
             self._terminal.note(HELP)
         elif re.fullmatch(r"/[a-z]+", line):
-            self._terminal.note(f"there is no command {line}: /help lists them")
+            self._fail(f"there is no command {line}: /help lists them.")
         elif line:
             self._answer(line)
         return True
@@ -184,7 +187,7 @@ class Repl:
                 f"-c {_round_up(len(prompt.ids) + _N_ANSWER)}."
             )
         except EngineError as error:
-            # The session is empty now; the next question brings the whole conversation back.
+            # The session holds what was committed or nothing; the next question brings back what is missing.
             self._terminal.write("\n")
             self._fail(str(error))
 
@@ -211,7 +214,8 @@ class Repl:
         # Stopped before the first token: as if it had not been asked.
         if generation.tokens:
             self._conversation.answered(prompt, text.text, None if text.stopped else generation.tokens)
-        self._report(generation, interrupt(), n_ctx)
+        self._interrupted = interrupt()
+        self._report(generation, self._interrupted, n_ctx)
 
     def _report(self, generation: Generation, interrupted: bool, n_ctx: int) -> None:
         if interrupted:

@@ -6,14 +6,20 @@ Knows nothing of tokens. A template is code from a downloaded file, so it runs i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from types import FrameType
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.sandbox
 
 from entmtp_local.errors import ModelFileError
@@ -33,6 +39,13 @@ _PLAIN = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
 """
+
+# A conversation is rendered in milliseconds; a template that takes this long does not end.
+_SECONDS = 5.0
+_LARGEST_NUMBER = 10**9
+_LONGEST_REPETITION = 100_000
+# Methods of strings that fill up to any width.
+_PADDING = frozenset(("center", "expandtabs", "ljust", "rjust", "zfill"))
 
 # A model without a template has no token that ends its turn: it goes on by writing the user's next line.
 _PLAIN_STOPS = ("\nUser:",)
@@ -64,7 +77,8 @@ class ChatTemplate:
             source = _PLAIN
         try:
             self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+        # SyntaxError, RecursionError and others come up from Python's own compiler.
+        except Exception as error:
             raise ModelFileError(f"the model's chat template does not compile: {_one_line(error)}.") from error
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
@@ -78,20 +92,43 @@ class ChatTemplate:
             ModelFileError: the template refuses these messages or fails on them.
         """
         try:
-            return self._template.render(
-                # A copy: templates may not change the caller's messages, and `items` must be plain dicts.
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token,
-                eos_token=self._eos_token,
-                tools=None,
-                documents=None,
-            )
+            with _deadline():
+                return self._render(messages, add_generation_prompt)
         except _TemplateRefusal as error:
             raise ModelFileError(f"the model's chat template refuses this conversation: {_one_line(error)}.") from error
         # A template is foreign code: any exception it raises is the file's fault and gets the same sentence.
         except Exception as error:
             raise ModelFileError(f"the model's chat template failed: {_one_line(error)}.") from error
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        return self._template.render(
+            # A copy: templates may not change the caller's messages, and `items` must be plain dicts.
+            messages=[dict(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            bos_token=self.bos_token,
+            eos_token=self._eos_token,
+            tools=None,
+            documents=None,
+        )
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """End the template's own Python code after some seconds; without signals (other threads, other systems) it may go on."""
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it did not finish within {_SECONDS} seconds")
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 class _TemplateRefusal(jinja2.TemplateError):
@@ -108,14 +145,39 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, less the operations that make huge values in one step; loops are ended by the deadline."""
+
+    # Named here, they are not folded while the template compiles either.
+    intercepted_binops = frozenset(("**", "*", "%"))
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*" and isinstance(left, str) and isinstance(right, int):
+            if len(left) * right > _LONGEST_REPETITION:
+                raise jinja2.exceptions.SecurityError("a repeated text is too long")
+        elif operator == "**" or not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
+            raise jinja2.exceptions.SecurityError(f"the operator {operator} is not allowed on these values")
+        elif max(abs(left), abs(right)) > _LARGEST_NUMBER:
+            raise jinja2.exceptions.SecurityError("a number is too large")
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(getattr(value, "__self__", None), str):
+            raise jinja2.exceptions.SecurityError("format() is not allowed")
+        return None
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)
+
+
+def _environment() -> _Sandbox:
     # Source: _compile_jinja_template of transformers' utils/chat_template_utils.py, which templates are written for.
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
     # One clock for the whole conversation: a date that moved on would change the prompt's first lines,
     # and everything after them would have to be read again.
     now = datetime.now()
+    for name in ("center", "format", "indent"):
+        del environment.filters[name]  # as the methods in _PADDING
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = now.strftime

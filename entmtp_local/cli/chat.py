@@ -10,7 +10,7 @@ import click
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.repl import Repl, Terminal
 from entmtp_local.chat.template import ChatTemplate
-from entmtp_local.cli.options import Options, model_options, prepare, sampling_options
+from entmtp_local.cli.options import Options, model_options, open_session, prepare, sampling_options
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session
@@ -32,7 +32,7 @@ def chat(model: str | None, **shared: Any) -> None:
     options = Options(model=model, **shared)
     plan = prepare(options)
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
-    with Session.open(plan.session) as session:
+    with open_session(plan) as session:
         template = _template(plan.info, session)
         for notice in (*plan.notices, *session.notices, template.notice):
             if notice:

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
-from entmtp_local.cli.options import DEFAULT_POLICY, default_n_ctx, find_model
+from entmtp_local.cli.options import DEFAULT_POLICY, MAX_N_CTX, default_n_ctx, find_model
 from entmtp_local.errors import EngineError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.policy import Policy, parse_policy
+from entmtp_local.speculative.protocol import Limits
 
 _HEADS = {
     "single": "1 block, used at every depth",
@@ -27,14 +28,18 @@ _MEMORIES = {
     "iswa": "key-value cache, partly of a sliding window",
     "hybrid": "key-value cache and recurrent states",
     "recurrent": "recurrent states",
-    "other": "of a kind of its own",
+    "other": "compressed or recurrent states of other kinds",
 }
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(min=16), metavar="N", help="Tokens of context to plan for.")
-@click.option("--policy", metavar="POLICY", help=f"What to draft. Default: {DEFAULT_POLICY} with an MTP head, else off.")
+@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(16, MAX_N_CTX), metavar="N", help="Tokens of context to plan for.")
+@click.option(
+    "--policy",
+    metavar="POLICY",
+    help=f"What to draft, as for run. Default: {DEFAULT_POLICY} with an MTP head, else off.",
+)
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
@@ -77,6 +82,7 @@ def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None) ->
             "state_bytes": about.state_bytes,
         },
         "policy": chosen.name,
+        "verified_as": chosen.within(_limits(about, head, drafting, chosen)).name,
         "drafting": drafting,
         "reason": reason,
         "engine": _engine(),
@@ -94,8 +100,20 @@ def _drafting(about: ModelInfo, head: ModelInfo) -> tuple[str, str]:
     return "trees", "its head drafts any depth and the engine verifies trees on its kind of memory"
 
 
+def _limits(about: ModelInfo, head: ModelInfo, drafting: str, policy: Policy) -> Limits:
+    """What a session will find, as far as the file tells."""
+    depth = {"off": 0, "chains": policy.max_depth, "trees": policy.max_depth}[drafting]
+    if head.head_kind == "chained":
+        depth = min(depth, head.n_layer_nextn)
+    if about.memory_kind == "recurrent":
+        depth = 0
+    return Limits(trees=drafting == "trees", max_depth=depth, max_nodes=policy.max_nodes if depth else 0, reason="")
+
+
 def _engine() -> dict[str, str] | None:
     try:
+        if not library.is_built():
+            return None
         return {**library.engine_info(), "device": library.device_name()}
     except EngineError:
         return None
@@ -106,6 +124,7 @@ def _as_text(facts: dict[str, Any]) -> str:
     available = memory["available_bytes"]
     room = "" if available is None else f", {readable_size(available)} available"
     head = _HEADS[mtp["kind"]].format(n=mtp["n_blocks"]) if mtp else _HEADS["none"]
+    same = facts["policy"] == facts["verified_as"]
     rows = [
         ("model", f"{facts['name']} ({facts['model']})"),
         ("architecture", f"{facts['architecture']}, {facts['n_layer']} layers, {facts['n_vocab']} tokens in the vocabulary"),
@@ -115,9 +134,14 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("MTP head", head),
         ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}{room}"),
         ("", _MEMORIES[memory["kind"]]),
-        ("drafting", f"{facts['drafting']}: {facts['reason']}"),
-        ("policy", facts["policy"]),
-        ("engine", f"{engine['backend']} on {engine['device']}" if engine else "not built yet; run scripts/setup"),
+        ("can draft", f"{facts['drafting']}: {facts['reason']}"),
+        ("policy", facts["policy"] + ("" if same else f", verified as {facts['verified_as']}")),
+        (
+            "engine",
+            f"{engine['backend']} on {engine['device']}"
+            if engine
+            else "not built yet; run scripts/setup",
+        ),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -15,6 +15,9 @@ _N_FLOATS_PER_FEATURE = 20
 _N_PASS = 512
 _FIXED_BYTES = 96 * 1024**2
 
+# What llama.cpp notes of each cell of a cache besides keys and values (position, sequences, order), and the MTP context's.
+_CELL_BYTES = 2 * 128
+
 
 def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy) -> int:
     """Estimate the bytes that running a model takes.
@@ -33,8 +36,13 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
 
 
 def cache_bytes(info: ModelInfo, n_ctx: int) -> int:
-    """Bytes of the key-value cache that are certain; how much a sliding window saves is not known here."""
-    return 0 if info.memory_kind in ("iswa", "other") else info.kv_bytes_per_token * n_ctx
+    """Bytes of the key-value cache that are certain: those of layers that keep every token, and the cells' own records."""
+    per_token = info.kv_bytes_per_token
+    if info.memory_kind == "other":
+        per_token = 0
+    elif info.memory_kind == "iswa":
+        per_token = per_token * info.window_layers.count(False) // max(1, len(info.window_layers))
+    return (per_token + _CELL_BYTES) * n_ctx
 
 
 def available_memory() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,6 +58,10 @@ def _report(error: Exception, *, debug: bool) -> int:
 
 
 def _accept_any_text() -> None:
+    # Python gives None for a stream that was closed before the program began.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - lives as long as the process
     # A model writes any character; a terminal that cannot show one shows a question mark instead of ending the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
+from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
-from entmtp_local.errors import ModelFileError, UsageError
+from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
-from entmtp_local.native.session import SessionOptions
+from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.policy import Policy, parse_policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 
@@ -25,6 +26,8 @@ DEFAULT_POLICY = "chain:3"
 
 # llama.cpp allocates the context in blocks of this many tokens.
 _N_CELLS = 256
+# Far above what any model is trained for, far below where llama.cpp's 32-bit counts end.
+MAX_N_CTX = 2**27
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -93,14 +96,14 @@ _MODEL_OPTIONS = (
     click.option(
         "--policy",
         metavar="POLICY",
-        help="What to draft at each step: off, chain:N, tree:NAME. "
+        help="What to draft at each step: off, chain:N, tree:narrow, tree:wide, tree:FILE.json. "
         f"Default: {DEFAULT_POLICY} for a model with an MTP head, off for others.",
     ),
     click.option(
         "-c",
         "--ctx",
         "n_ctx",
-        type=click.IntRange(min=16),
+        type=click.IntRange(16, MAX_N_CTX),
         metavar="N",
         help=f"Tokens of context. Default: {DEFAULT_N_CTX}, or what the model was trained for if that is less.",
     ),
@@ -215,6 +218,24 @@ def prepare(options: Options) -> Plan:
     return Plan(info, policy, sampling, session, tuple(notices))
 
 
+def open_session(plan: Plan) -> Session:
+    """Load the model; Ctrl-C ends that too.
+
+    Raises: click.Abort at Ctrl-C, and what Session.open raises.
+    """
+    with Interrupt() as interrupt:
+        try:
+            session = Session.open(plan.session, interrupt)
+        except EntMTPError:
+            if interrupt():
+                raise click.Abort from None
+            raise
+    if interrupt():
+        session.close()
+        raise click.Abort
+    return session
+
+
 def find_model(model: str | None) -> Path:
     """Turn the MODEL argument into a path.
 
@@ -317,7 +338,9 @@ def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy:
             f"{info.path} needs {readable_size(needed(_N_CELLS))} of memory and {readable_size(available)} are available; "
             "close other programs or use a smaller quantisation."
         )
-    largest = max(n for n in range(_N_CELLS, n_ctx + 1, _N_CELLS) if needed(n) <= available)
+    # memory grows evenly with the context
+    per_block = needed(2 * _N_CELLS) - needed(_N_CELLS)
+    largest = _N_CELLS * (1 + (available - needed(_N_CELLS)) // per_block)
     raise UsageError(
         f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
         f"{readable_size(available)} are available; the largest that fits is -c {largest}."

@@ -12,7 +12,7 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
-from entmtp_local.cli.options import Options, Plan, decode_text, model_options, prepare, read_text, sampling_options
+from entmtp_local.cli.options import Options, Plan, decode_text, model_options, open_session, prepare, read_text, sampling_options
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
@@ -59,7 +59,7 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
 def _complete(plan: Plan, prompt: str, options: Options, *, as_json: bool) -> int:
     sampling = plan.sampling.with_seed()
     t_start = time.perf_counter()
-    with Session.open(plan.session) as session:
+    with open_session(plan) as session:
         load_seconds = time.perf_counter() - t_start
         for notice in (*plan.notices, *session.notices):
             _note(notice)
@@ -100,7 +100,9 @@ def _as_json(
         "seconds": {"load": load_seconds, **stats["seconds"]},
         "seed": seed,
         "policy": generation.policy.name,
+        "policy_requested": plan.policy.name,
         "model": str(plan.session.model_path),
+        "mtp_model": str(plan.session.mtp_path) if plan.session.mtp_path else None,
         "engine": session.engine_info,
         "device": session.device,
     }

@@ -67,6 +67,17 @@ def engine_directory() -> Path:
     return ensure_engine()
 
 
+def is_built() -> bool:
+    """Whether `load` would find an engine without building one."""
+    if os.environ.get("ENTMTP_LOCAL_ENGINE"):
+        return True
+    from entmtp_local.native.build import engine_record
+    from entmtp_local.native.source import find_layout
+
+    record = engine_record(find_layout())
+    return record is not None and library_file(Path(record["library_dir"])).is_file()
+
+
 @lru_cache(maxsize=1)
 def load() -> ModuleType:
     """The module `llama_cpp`, bound to the patched library.

@@ -7,12 +7,13 @@ tokens there and here. Knows nothing of trees: the caller samples once per visit
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,9 @@ _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float3
 # and 100,000 chained rules.
 _MAX_GRAMMAR_NESTING = 200
 _MAX_GRAMMAR_RULES = 10_000
+# Above these it takes seconds a token.
+_MAX_REPETITION = 2_000
+_MAX_CHOICES = 2_000
 
 _GRAMMAR_ROOT = b"root"
 
@@ -215,6 +219,9 @@ def grammar_text(options: SamplingOptions) -> str:
     if options.grammar is not None:
         return options.grammar
     assert options.json_schema is not None
+    with suppress(ValueError):
+        if not isinstance(json.loads(options.json_schema), dict):
+            raise UsageError("the JSON schema must be an object, such as {} for any object.")
     library.load()
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
@@ -253,6 +260,7 @@ def _init_grammar(lib: Any, vocab: Any, text: str) -> Any:
         raise UsageError(
             f"the grammar nests more than {_MAX_GRAMMAR_NESTING} parentheses: give the inner parts rules of their own."
         )
+    _check_repetitions(text)
     if text.count("::=") > _MAX_GRAMMAR_RULES:
         raise UsageError(f"the grammar has more than {_MAX_GRAMMAR_RULES} rules: simplify it.")
     try:
@@ -285,11 +293,27 @@ def _short(text: str, n_max: int = 120) -> str:
     return line if len(line) <= n_max else line[: n_max - 3] + "..."
 
 
+def _without_texts(grammar: str) -> str:
+    """The grammar without literals, character sets and comments."""
+    return re.sub(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', "", grammar, flags=re.DOTALL)
+
+
+def _check_repetitions(grammar: str) -> None:
+    """libllama writes repetitions out, and tries every way through optional parts: it would not come back from these."""
+    bare = _without_texts(grammar)
+    for least, most in re.findall(r"\{\s*(\d+)\s*,\s*(\d+)\s*\}", bare):
+        if int(most) < int(least):
+            raise UsageError(f"the grammar repeats something at least {least} and at most {most} times: swap them.")
+    if any(len(number) > 9 or int(number) > _MAX_REPETITION for number in re.findall(r"\{[^}]*?(\d+)\s*\}", bare)):
+        raise UsageError(f"the grammar (or its schema) repeats something over {_MAX_REPETITION} times: lower the bound.")
+    if max(sum(map(bare.count, "?*+")), bare.count("|")) > _MAX_CHOICES:
+        raise UsageError(f"the grammar has more than {_MAX_CHOICES} optional parts or alternatives: simplify it.")
+
+
 def _nesting(grammar: str) -> int:
     """Depth of the parentheses outside of literals, character sets and comments."""
-    bare = re.sub(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', "", grammar, flags=re.DOTALL)
     depth = deepest = 0
-    for char in bare:
+    for char in _without_texts(grammar):
         depth += (char == "(") - (char == ")")
         deepest = max(deepest, depth)
     return deepest

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,13 +51,16 @@ class SessionOptions:
 class Session:
     """See the module. Use `Session.open(options)` as a context manager."""
 
-    def __init__(self, options: SessionOptions) -> None:
+    def __init__(self, options: SessionOptions, stop: Callable[[], bool]) -> None:
         self._options = options
+        self._stop_loading = stop
         self._llama: Any = library.load()
         self._api = library.api()
         self._log = LogCapture(self._llama, verbose=options.verbose)
         self.notices: list[str] = []
+        self.turn = 0  # prompts and clearings so far: a generation of an earlier one must not go on
         self.model: Any = None
+        self.vocab: Any = None
         self._mtp_model: Any = None
         self.ctx: Any = None
         self._ctx_mtp: Any = None
@@ -76,12 +79,14 @@ class Session:
             raise
 
     @staticmethod
-    def open(options: SessionOptions) -> Session:
+    def open(options: SessionOptions, stop: Callable[[], bool] | None = None) -> Session:
         """Load the model and create its contexts.
 
+        Args:
+            stop: polled while the model is loaded; True ends it with a ModelFileError.
         Raises: ModelFileError when llama.cpp refuses the file, EngineError when the engine or the contexts cannot be had.
         """
-        return Session(options)
+        return Session(options, stop or (lambda: False))
 
     # -- opening and closing
 
@@ -121,7 +126,10 @@ class Session:
         params.load_mtp = self._options.max_depth > 0 and self._has_head
         if self._options.n_gpu_layers is not None:
             params.n_gpu_layers = self._options.n_gpu_layers
-        model = self._llama.llama_model_load_from_file(str(path).encode(), params)
+        # An exception cannot pass through the library: Ctrl-C has to be a flag that is asked for.
+        progress = self._llama.llama_progress_callback(lambda _fraction, _user_data: not self._stop_loading())
+        params.progress_callback = progress
+        model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
             raise ModelFileError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
         return model
@@ -184,7 +192,7 @@ class Session:
         return Limits(trees=False, max_depth=0, max_nodes=0, reason=reason)
 
     def close(self) -> None:
-        """Free contexts before models. Harmless when called twice."""
+        """Free contexts before models. Harmless when called twice; every other call is refused afterwards."""
         if self._batch is not None:
             self._llama.llama_batch_free(self._batch)
         for context in (self._ctx_mtp, self.ctx):
@@ -193,7 +201,9 @@ class Session:
         for model in (self._mtp_model, self.model):
             if model:
                 self._llama.llama_model_free(model)
-        self._batch = self._ctx_mtp = self.ctx = self._mtp_model = self.model = None
+        self._batch = self._ctx_mtp = self.ctx = self._mtp_model = self.model = self.vocab = None
+        self._llama = _Closed()
+        self._api = cast(native.Api, self._llama)
 
     def __enter__(self) -> Session:
         return self
@@ -278,6 +288,7 @@ class Session:
                 f"the prompt has {len(prompt)} tokens, the context holds {self._n_ctx} and needs room for an answer; "
                 f"shorten the prompt or start with a larger -c."
             )
+        self.turn += 1
         n_kept = self._keep_prefix(prompt)
         while len(self._tokens) < len(prompt) and not stop():
             n_past = len(self._tokens)
@@ -387,6 +398,11 @@ class Session:
         tokens = tree.tokens
         self._tokens.extend(tokens[node] for node in path)
 
+    def discard(self) -> None:
+        """Forget a verified tree that will not be committed."""
+        if self._api.commit(self.ctx, _SEQ, -1) != native.OK:
+            self.clear()
+
     def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
         """Show the committed path and the new pending token to the MTP context: one pass of catch-up and first draft level.
 
@@ -448,6 +464,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget all tokens."""
+        self.turn += 1
         self._tokens.clear()
         self._n_mtp = 0
         self._api.clear(self.ctx)
@@ -463,6 +480,13 @@ class Session:
         if code == 1:
             raise ContextFullError(f"the context has no room for {what}; shorten the conversation or start with a larger -c.")
         raise EngineError(f"decoding {what} failed (code {code}: {detail}); the context was emptied, try again.")
+
+
+class _Closed:
+    """Stands in for the library once the session is closed: its pointers are gone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise EngineError("the session is closed; open another one.")
 
 
 def physical_cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,9 @@ from entmtp_local.speculative.tree import ROOT_ONLY, TreeShape
 
 # The engine's LLAMA_ENTMTP_MAX_NODES, less the root.
 MAX_DRAFTED = 255
+
+# No model's 256th guess is worth a node, and every vocabulary has as many tokens.
+MAX_RANK = 255
 
 KNOWN = "off, chain:N (N from 1 to 255), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
 
@@ -95,7 +99,7 @@ def parse_policy(text: str) -> Policy:
     kind, _, argument = text.partition(":")
     if text == "off":
         return OFF
-    if kind == "chain" and argument.isascii() and argument.isdigit() and 1 <= int(argument) <= MAX_DRAFTED:
+    if kind == "chain" and re.fullmatch("[0-9]{1,3}", argument) and 1 <= int(argument) <= MAX_DRAFTED:
         return chain(int(argument))
     if kind == "tree":
         for built_in in (NARROW, WIDE):
@@ -112,7 +116,7 @@ def _read_tree(path: Path) -> Policy:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"there is no policy 'tree:{path}' and no file {path}; known are {KNOWN}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read a tree from {path} ({error}); it must hold {wanted}.") from None
     fields = content if isinstance(content, dict) else {"parents": content}
     parents, ranks = _int_list(fields.get("parents")), _int_list(fields.get("ranks"))
@@ -122,6 +126,8 @@ def _read_tree(path: Path) -> Policy:
         raise UsageError(
             f"{path} holds a tree of {len(parents)} nodes; it must have a root and 1 to {MAX_DRAFTED} drafted nodes."
         )
+    if ranks is not None and max(ranks) > MAX_RANK:
+        raise UsageError(f"{path} asks for a continuation of rank {max(ranks)}; ranks go from 0 to {MAX_RANK}.")
     try:
         return StaticPolicy(f"tree:{path}", TreeShape.from_parents(parents, ranks))
     except ValueError as error:

@@ -54,6 +54,11 @@ class SpeculativeEngine(Protocol):
         """Committed tokens; the pending token is not among them."""
         ...
 
+    @property
+    def turn(self) -> int:
+        """Changes whenever the committed tokens are changed by anything but `commit`."""
+        ...
+
     def prefill(self, prompt: Sequence[int], stop: Callable[[], bool]) -> int:
         """Make the prompt the committed tokens, reusing what is already there; `stop` is polled between passes.
 
@@ -79,6 +84,10 @@ class SpeculativeEngine(Protocol):
 
     def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
         """Keep the path, forget the other nodes: the only lasting change of a step."""
+        ...
+
+    def discard(self) -> None:
+        """Forget a verified tree that will not be committed."""
         ...
 
     def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:

@@ -224,5 +224,9 @@ def test_shapes_that_cannot_be_drafted(drafter: Callable[..., DraftBench], paren
 def test_rows_that_do_not_exist(drafter: Callable[..., DraftBench]) -> None:
     d = drafter("glm4moe")
     assert d.extend([PENDING], [10**6], draft=True) == native.INVALID
+    assert d.extend([PENDING], [len(PROMPT)], draft=True) == native.INVALID
+    assert d.api.mtp_keep(d.mtp, d.b.ctx, len(PROMPT)) == native.INVALID
+    d.b.feed([9])
+    assert d.api.mtp_keep(d.mtp, d.b.ctx, 1) == native.INVALID, "a row of the pass before"
     assert d.extend([10**6], [-1], draft=True) == native.INVALID
     assert d.extend([PENDING], [-1], draft=True) == 0

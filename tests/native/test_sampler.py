@@ -214,7 +214,10 @@ def test_a_grammar_that_no_token_can_follow_is_an_error_not_an_abort(vocabulary:
         ("root ::= missing", "missing"),
         ('root ::= "a', "unexpected end of input"),
         ('root ::= "\\q"', "unknown escape"),
-        ('root ::= "a"{9999999999999999999999}', "stoull"),
+        ('root ::= "a"{9999999999999999999999}', "repeats something over 2000 times"),
+        ('root ::= "a"{5,2}', "at least 5 and at most 2"),
+        ("root ::= " + '"a"? ' * 9000, "more than 2000 optional parts"),
+        ("root ::= " + ' | '.join(['"a"'] * 3000), "more than 2000 optional parts"),
         ("root ::= " + "(" * 300 + '"a"' + ")" * 300, "nests more than"),
         ("".join(f'r{i} ::= "a"\n' for i in range(10_001)), "more than 10000 rules"),
         ("root ::= \udcff", "not valid UTF-8"),
@@ -247,9 +250,9 @@ def test_tokens_named_in_a_grammar_are_left_to_the_vocabulary(vocabulary: Vocabu
                 vocabulary.sampler(grammar=grammar)
 
 
-@pytest.mark.parametrize("schema", ['{"type": "foo"}', '{"$ref": "#/none"}', "[1]", '{"type": "string", "pattern": "("}'])
+@pytest.mark.parametrize("schema", ['{"type": "foo"}', '{"$ref": "#/none"}', "[1]", "5", '{"type": "string", "pattern": "("}'])
 def test_a_schema_that_is_no_schema(schema: str) -> None:
-    with pytest.raises(UsageError, match="cannot be turned into a grammar"):
+    with pytest.raises(UsageError, match="cannot be turned into a grammar|must be an object"):
         check_grammar(SamplingOptions(json_schema=schema))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,45 @@ def test_a_file_that_llama_cpp_refuses(tmp_path: Path) -> None:
         Session.open(SessionOptions(path))
 
 
-def test_closing_twice(tiny: Path) -> None:
+def test_a_closed_session_refuses_everything(tiny: Path) -> None:
     session = open_session(tiny, "glm4moe", "chain:1")
+    sampler = session.new_sampler(GREEDY)
+    begun = iter(generate(session, PROMPT, policy=parse_policy("chain:1"), sampler=sampler, max_tokens=9))
+    next(begun)
+    sampler.close()
     session.close()
     session.close()
+    for call in (
+        lambda: session.tokenize("a", add_special=False, parse_special=False),
+        lambda: session.piece(5),
+        lambda: session.prefill(PROMPT, lambda: False),
+        lambda: next(begun),
+    ):
+        with pytest.raises(EngineError, match="session is closed"):
+            call()
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_a_discarded_tree(tiny: Path, kind: str) -> None:
+    """A sampler may fail between verification and commit; the next prompt must not meet the tree."""
+    with open_session(tiny, kind, "chain:3") as session:
+        expected, _ = run(session, PROMPT, "chain:3", 20)
+        session.clear()
+        session.prefill(PROMPT, lambda: False)
+        session.start(expected.tokens[0])
+        session.verify(session.draft(parse_policy("chain:3").plan(None)))  # type: ignore[arg-type]
+        session.discard()
+        again, _ = run(session, [*PROMPT, *expected.tokens[:5]], "chain:3", 15)
+        assert again.tokens == expected.tokens[5:]
+
+
+def test_loading_can_be_stopped(tiny: Path) -> None:
+    with pytest.raises(ModelFileError, match="cannot load"):
+        Session.open(SessionOptions(tiny / "glm4moe.gguf"), stop=lambda: True)
+
+
+def test_a_path_that_is_not_utf8(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff\xfe.gguf")
+    path.write_bytes((tiny / "llama.gguf").read_bytes())
+    with Session.open(SessionOptions(path)) as session:
+        assert session.n_vocab > 0

@@ -157,6 +157,7 @@ def test_the_greedy_path_in_one_call(bench: Open, kind: str) -> None:
     b.logits(6)
     np.ctypeslib.as_array(b.llama.llama_get_logits_ith(b.ctx, 6), shape=(b.n_vocab,))[:] = np.nan
     assert b.api.greedy(b.ctx, *arguments) == native.INVALID
+    assert b.api.greedy(b.ctx, -1, *arguments[1:]) == native.INVALID
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,61 @@ def test_a_failed_pass_of_a_hybrid_is_not_forgotten(bench: Open) -> None:
     b.feed(PROMPT)
     assert b.decode(TOKENS[:1], [-1]) == 0
     np.testing.assert_allclose(b.logits(0), expected, atol=ATOL)
+
+
+def test_chains_of_hybrids_do_not_grow(bench: Open) -> None:
+    """The stored states are those of one pass: a commit inside an earlier one would take another node's."""
+    b = bench("qwen35", n_rs_seq=4)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:2], [-1, 0]) == 0
+    assert b.decode(TOKENS[2:3], [1]) == native.UNSUPPORTED
+    assert b.commit(0) == 0
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_a_memory_emptied_under_an_open_tree(bench: Open, kind: str) -> None:
+    b = bench(kind, n_rs_seq=4)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:3], [-1, 0, 1]) == 0
+    b.llama.llama_memory_clear(b.llama.llama_get_memory(b.ctx), False)
+    assert b.commit(2) == native.INVALID
+    assert b.api.n_nodes(b.ctx) == 0
+    expected = b.chain_logits(PROMPT, [TOKENS[0]])[-1]
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:1], [-1]) == 0
+    np.testing.assert_allclose(b.logits(0), expected, atol=ATOL)
+
+
+def test_no_state_is_restored_into_an_open_tree(bench: Open) -> None:
+    b = bench("glm4moe")
+    b.feed(PROMPT)
+    size = b.llama.llama_state_seq_get_size(b.ctx, 0)
+    saved = (ctypes.c_uint8 * size)()
+    assert b.llama.llama_state_seq_get_data(b.ctx, saved, size, 0) == size
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.llama.llama_state_seq_set_data(b.ctx, saved, size, 0) == 0
+    assert b.commit(3) == 0
+    np.testing.assert_allclose(b.feed([200]), b.chain_logits(PROMPT, [TOKENS[0], TOKENS[3], 200])[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("seq_id", [-1, 1, 300])
+def test_sequences_that_do_not_exist(bench: Open, seq_id: int) -> None:
+    b = bench("glm4moe", mtp=True)
+    b.feed(PROMPT)
+    token, parent = ints([5]), ints([-1])
+    assert b.api.decode(b.ctx, seq_id, 1, token.ctypes.data, parent.ctypes.data, None) == native.INVALID
+    assert b.api.commit(b.ctx, seq_id, 0) == native.INVALID
+    assert not b.api.truncate(b.ctx, seq_id, 3)
+    assert not b.api.truncate(b.ctx, 0, -5)
+    mtp = b.context(ctx_type=1, ctx_other=b.ctx)
+    assert b.api.mtp_extend(mtp, b.ctx, seq_id, 1, token.ctypes.data, parent.ctypes.data, True) == native.INVALID
+    assert b.api.mtp_draft(mtp, seq_id, 1, parent.ctypes.data, parent.ctypes.data, token.ctypes.data, None) == native.INVALID
+    assert b.n_past() == len(PROMPT)
+
+
+def test_an_mtp_context_takes_no_tokens_without_hidden_rows(bench: Open) -> None:
+    b = bench("glm4moe", mtp=True)
+    assert b.decode([5], [-1], ctx=b.context(ctx_type=1)) == native.UNSUPPORTED
 
 
 def test_recurrent_models_decode_one_token_at_a_time(bench: Open) -> None:

@@ -119,3 +119,40 @@ def test_messages_are_not_changed() -> None:
     with pytest.raises(ModelFileError):
         ChatTemplate("{{ messages[0].update({'content': 'no'}) }}").render(messages)
     assert messages == [USER]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 10 ** (10 ** 9) }}",
+        "{{ 'a' * 3000000000 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ 'a' | center(2000000000) }}",
+        "{{ 'a'.center(2000000000) }}",
+        "{{ '{:>999999999}'.format(1) }}",
+        "{{ 5000000000 * 5000000000 }}",
+    ],
+)
+def test_templates_that_make_huge_values(source: str) -> None:
+    with pytest.raises(ModelFileError, match="chat template"):
+        ChatTemplate(source).render([{"role": "user", "content": "Hi"}])
+
+
+def test_a_template_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entmtp_local.chat.template._SECONDS", 0.2)
+    source = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ModelFileError, match="did not finish within 0.2 seconds"):
+        ChatTemplate(source).render([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize(
+    "source", ["{% break %}", "{% for x in y %}" * 25 + "{% endfor %}" * 25, "{{ " + "(" * 500 + "1" + ")" * 500 + " }}"]
+)
+def test_templates_that_python_cannot_compile(source: str) -> None:
+    with pytest.raises(ModelFileError, match="does not compile"):
+        ChatTemplate(source)
+
+
+def test_arithmetic_that_templates_use() -> None:
+    source = "{% for m in messages %}{% if loop.index0 % 2 == 0 %}{{ ' ' * 3 + m.content }}{% endif %}{% endfor %}{{ 2 * 3 }}"
+    assert ChatTemplate(source).render([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "no"}]) == "   Hi6"

@@ -278,7 +278,7 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0] == "model          Fake (m.gguf)"
     assert "MTP head       1 block, used at every depth" in lines
     kind = "key-value cache and recurrent states"
-    assert f"drafting       chains: the engine verifies chains only on its kind of memory ({kind})" in lines
+    assert f"can draft      chains: the engine verifies chains only on its kind of memory ({kind})" in lines
     assert "engine         cpu on fake device" in lines
 
 
@@ -321,8 +321,9 @@ def test_chat_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     session = FakeSession(["one", "two", "never"])
     install(monkeypatch, session, model_info(chat_template="{% for m in messages %}{{ m.content }}|{% endfor %}"))
     result = call(["chat", "m.gguf"], stdin="Hi\n/clear\nHo\n/nope\n/exit\nnot read\n")
-    assert (result.exit_code, result.stdout) == (0, "one\ntwo\n")
-    assert result.stderr == "there is no command /nope: /help lists them\n"
+    # A line that got no answer counts as a failure, as in any pipe.
+    assert (result.exit_code, result.stdout) == (1, "one\ntwo\n")
+    assert result.stderr == "error: there is no command /nope: /help lists them.\n"
     assert session.prompts == [encode("Hi|"), encode("Ho|")]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from entmtp_local.engine import generate
-from entmtp_local.errors import ContextFullError
+from entmtp_local.errors import ContextFullError, EngineError
 from entmtp_local.speculative.policy import Policy, parse_policy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -27,6 +27,7 @@ class RandomEngine:
         self.seen: list[int] = []  # by the drafter: committed and pending
         self.tree: DraftTree | None = None
         self.n_passes = 0
+        self.turn = 0
 
     @property
     def n_past(self) -> int:
@@ -44,6 +45,7 @@ class RandomEngine:
             raise ContextFullError("full")
         self.committed = list(prompt)
         self.tree = None
+        self.turn += 1
         return len(prompt)
 
     def path(self, node: int) -> list[int]:
@@ -84,6 +86,9 @@ class RandomEngine:
 
     def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
         self.committed += [tree.tokens[node] for node in path]
+        self.tree = None
+
+    def discard(self) -> None:
         self.tree = None
 
     def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
@@ -203,6 +208,39 @@ def test_stopping_leaves_a_consistent_engine(policy: str) -> None:
     rest = generate(engine, [*PROMPT, *generation.tokens], policy=parse_policy(policy), sampler=Sampler(), max_tokens=50)
     list(rest)
     assert generation.tokens + rest.tokens == plain(engine, len(generation.tokens) + 50)
+
+
+def test_a_generation_does_not_go_on_over_another_prompt() -> None:
+    engine = RandomEngine(8)
+    first = generate(engine, PROMPT, policy=parse_policy("chain:2"), sampler=Sampler(), max_tokens=50)
+    steps = iter(first)
+    for _ in range(3):
+        next(steps)
+    second, _ = run(engine, "chain:2", 20)
+    assert second.tokens == plain(engine, 20)
+    with pytest.raises(EngineError, match="another prompt was started"):
+        next(steps)
+
+
+def test_a_sampler_that_fails_leaves_no_open_tree() -> None:
+    class Failing(RandomEngine):
+        def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
+            choose = super().chooser(sampler)
+
+            def fail_later(row: int) -> int:
+                if self.n_passes == 3:
+                    raise EngineError("the grammar allows no token")
+                return choose(row)
+
+            return fail_later
+
+    engine = Failing(9)
+    with pytest.raises(EngineError, match="grammar"):
+        run(engine, "tree:wide", 50)
+    assert engine.tree is None
+    engine.n_passes = 10
+    again, _ = run(engine, "tree:wide", 50)
+    assert again.tokens == plain(engine, 50)
 
 
 def test_stopping_before_the_prompt_is_done() -> None:

@@ -44,12 +44,14 @@ def test_need_grows_with_the_context_and_with_drafts() -> None:
     off, chain = parse_policy("off"), parse_policy("chain:3")
     about = model_info()
     base = machine.memory_needed(about, None, 1024, off)
-    assert machine.memory_needed(about, None, 2048, off) - base == 1024 * about.kv_bytes_per_token
+    per_token = about.kv_bytes_per_token + machine._CELL_BYTES
+    assert machine.memory_needed(about, None, 2048, off) - base == 1024 * per_token
     assert machine.memory_needed(about, None, 1024, chain) - base == 3 * (about.state_bytes + 4 * about.n_vocab)
     assert machine.memory_needed(about, about, 1024, off) - base == about.size_bytes
-    # Nothing is refused for a cache whose size is not known.
-    windowed = model_info(memory_kind="iswa")
-    assert machine.memory_needed(windowed, None, 10**6, off) == machine.memory_needed(windowed, None, 1, off)
+    # Of a sliding-window model, the layers that keep every token count; of an unknown cache, its cells alone.
+    windowed = model_info(memory_kind="iswa", window_layers=(True, True, False, True))
+    assert machine.cache_bytes(windowed, 1000) == 1000 * (about.kv_bytes_per_token // 4 + machine._CELL_BYTES)
+    assert machine.cache_bytes(model_info(memory_kind="other"), 1000) == 1000 * machine._CELL_BYTES
 
 
 @pytest.mark.parametrize(("n_bytes", "text"), [(25 * 1024**2, "25 MiB"), (GIB, "1.0 GiB"), (97 * GIB + GIB // 2, "97.5 GiB")])

@@ -31,7 +31,22 @@ def test_built_in_policies(text: str, n_nodes: int, depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "of", "chain", "chain:", "chain:0", "chain:-1", "chain:256", "chain:x", "chain:²", "tree", "tree:", "tree:none"]
+    "text",
+    [
+        "",
+        "of",
+        "chain:" + "9" * 5000,
+        "chain",
+        "chain:",
+        "chain:0",
+        "chain:-1",
+        "chain:256",
+        "chain:x",
+        "chain:²",
+        "tree",
+        "tree:",
+        "tree:none",
+    ],
 )
 def test_unknown_policies_name_the_known_ones(text: str) -> None:
     with pytest.raises(UsageError, match="known are off, chain:N") as error:
@@ -64,7 +79,12 @@ def test_a_tree_from_a_file(tmp_path: Path) -> None:
         '{"parents": [-1, 0], "ranks": [0]}',
         "[0, 0]",
     ]
-    + [json.dumps(list(range(-1, 300)))],
+    + [
+        json.dumps(list(range(-1, 300))),
+        "[" * 100_000,
+        '{"parents": [-1, 0], "ranks": [0, 1000000000000000000000]}',
+        '{"parents": [-1, 0], "ranks": [0, 256]}',
+    ],
 )
 def test_files_that_hold_no_tree(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tree.json"
