@@ -182,7 +182,7 @@ class Generation:
         turn = engine.turn
         while not self._stop():
             if engine.turn != turn:
-                raise EngineError("another prompt was started in this session; begin a new generation.")
+                raise EngineError("another prompt was started meanwhile; begin a new generation.")
             t0 = perf_counter()
             shape = self.policy.plan(Evidence(engine.n_past, n_accepted))
             # every node needs a cell of the context, accepted or not

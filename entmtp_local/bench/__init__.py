@@ -1,0 +1,1 @@
+"""Workloads to measure speed and acceptance on."""

@@ -1,0 +1,110 @@
+"""The prompts that speed and acceptance are measured on: code, math, chat and prose, or a file of the user's own.
+
+A file has one JSON object a line: {"id", "kind", "prompt", "source"}. The prompt is text to be continued as it stands, or a
+list of {"role", "content"} messages for the model's chat template. Knows neither models nor tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from entmtp_local.errors import UsageError
+
+NAMES = ("code", "math", "chat", "prose")
+ROLES = frozenset({"system", "user", "assistant"})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat prompt."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a workload.
+
+    Args:
+        id: unique in its file.
+        kind: one of NAMES for the shipped files; a user's file may name its own.
+        text: text to continue, None where `messages` are given.
+        messages: a conversation that ends with the user's message, None where `text` is given.
+        source: where it comes from.
+    """
+
+    id: str
+    kind: str
+    text: str | None
+    messages: tuple[Message, ...] | None
+    source: str
+
+
+def load(name: str | Path) -> list[Prompt]:
+    """Read a shipped workload or a file of prompts.
+
+    Args:
+        name: one of NAMES, or the path of a JSON Lines file.
+    Returns: the prompts in the file's order, at least one.
+    Raises: UsageError for an unknown name, or naming the line of the file that is not a prompt.
+    """
+    if name in NAMES:
+        text, label = files(__name__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8"), f"{name}.jsonl"
+    else:
+        path = Path(name)
+        label = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError:
+            raise UsageError(
+                f"There is no workload {name}: name one of {', '.join(NAMES)}, or a file with one JSON prompt a line."
+            ) from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{label} is not a file of prompts: it is not UTF-8 text.") from None
+    prompts = list(_parse(text, label))
+    if not prompts:
+        raise UsageError(f"{label} holds no prompts: it needs one JSON object a line, with a prompt field.")
+    return prompts
+
+
+def _parse(text: str, label: str) -> Iterator[Prompt]:
+    seen: set[str] = set()
+    # Not splitlines(): a prompt may hold U+2028, which JSON leaves as it is.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            raise UsageError(
+                f'{label} line {number} is not JSON: give one object a line, such as {{"prompt": "text"}}.'
+            ) from None
+        if not isinstance(entry, dict) or "prompt" not in entry:
+            raise UsageError(f'{label} line {number} has no prompt: give one object a line, such as {{"prompt": "text"}}.')
+        identity = str(entry.get("id", f"line-{number}"))
+        if identity in seen:
+            raise UsageError(f"{label} line {number} uses the id {identity} a second time: ids are unique.")
+        seen.add(identity)
+        prompt = entry["prompt"]
+        kind, source = str(entry.get("kind", "own")), str(entry.get("source", label))
+        if isinstance(prompt, str) and prompt:
+            yield Prompt(identity, kind, prompt, None, source)
+        elif isinstance(prompt, list) and prompt:
+            yield Prompt(identity, kind, None, _messages(prompt, f"{label} line {number}"), source)
+        else:
+            raise UsageError(f"{label} line {number} has a prompt that is neither text nor a list of messages.")
+
+
+def _messages(entries: list[Any], where: str) -> tuple[Message, ...]:
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("role") not in ROLES or not isinstance(entry.get("content"), str):
+            raise UsageError(f"{where} has a message without role and content: the role is one of {', '.join(sorted(ROLES))}.")
+    if entries[-1]["role"] != "user":
+        raise UsageError(f"{where} ends with a message of the {entries[-1]['role']}: the last one is the user's, to be answered.")
+    return tuple(Message(entry["role"], entry["content"]) for entry in entries)

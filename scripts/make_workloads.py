@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Choose the shipped workloads' prompts from a corpus' held-out text.
+
+    python scripts/make_workloads.py CORPUS [--out DIR]
+
+Rewrites entmtp_local/bench/workloads/*.jsonl. Figures measured on other prompts are not comparable, so this is run when the
+workloads are to change, never as part of a build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.reference import facts
+from scripts.reference.corpus import Document, held_out, knowledge
+from scripts.reference.prompts import write_workloads
+
+SHIPPED = Path(__file__).resolve().parent.parent / "entmtp_local" / "bench" / "workloads"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Choose the shipped workloads' prompts from a corpus' held-out text.")
+    parser.add_argument("corpus", type=Path, metavar="CORPUS")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    arguments = parser.parse_args(argv)
+    try:
+        seed = int(json.loads((arguments.corpus / "manifest.json").read_text(encoding="utf-8"))["seed"])
+        texts = {
+            kind: [
+                Document(**json.loads(line))
+                for line in (arguments.corpus / "heldout" / f"{kind}.jsonl").read_text(encoding="utf-8").split("\n")
+                if line
+            ]
+            for kind in ("code", "prose")
+        }
+        known = knowledge(texts["code"], texts["prose"], [each for each in facts.definitions() if held_out(each.name, seed)])
+        print(json.dumps(write_workloads(arguments.corpus, arguments.out, known, seed)))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
