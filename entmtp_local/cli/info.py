@@ -13,6 +13,7 @@ from entmtp_local.cli.options import DEFAULT_POLICY, MAX_N_CTX, default_n_ctx, f
 from entmtp_local.errors import EngineError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
+from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.policy import Policy, parse_policy
 from entmtp_local.speculative.protocol import Limits
 
@@ -140,7 +141,7 @@ def _as_text(facts: dict[str, Any]) -> str:
             "engine",
             f"{engine['backend']} on {engine['device']}"
             if engine
-            else "not built yet; run scripts/setup",
+            else f"not built yet; run {find_layout().rerun}",
         ),
     ]
     width = max(len(name) for name, _ in rows)
