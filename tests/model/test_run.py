@@ -81,13 +81,30 @@ def test_a_json_schema_holds(starter: Path) -> None:
 
 
 def test_ctrl_c_still_prints_the_json(starter: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "entmtp_local", "run", str(starter), "-p", "def main", "--temp", "0", "--json", "-c", "100000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    command = [
+        sys.executable,
+        "-m",
+        "entmtp_local",
+        "run",
+        str(starter),
+        "-p",
+        "def main",
+        "--temp",
+        "0",
+        "--json",
+        "-c",
+        "100000",
+    ]
+    # How long the imports and the model take is the machine's affair; until then Ctrl-C ends the process without a word.
+    for seconds in (4, 10, 25):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        if out:
+            break
     assert process.returncode == 130
-    assert json.loads(out)["finish_reason"] == "interrupted"
-    assert "Traceback" not in err
+    report = json.loads(out)
+    assert report["finish_reason"] == "interrupted"
+    assert report["n_generated"] == len(report["tokens"]) > 0
