@@ -139,9 +139,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("policy", facts["policy"] + ("" if same else f", verified as {facts['verified_as']}")),
         (
             "engine",
-            f"{engine['backend']} on {engine['device']}"
-            if engine
-            else f"not built yet; run {find_layout().rerun}",
+            f"{engine['backend']} on {engine['device']}" if engine else f"not built yet; run {find_layout().rerun}",
         ),
     ]
     width = max(len(name) for name, _ in rows)

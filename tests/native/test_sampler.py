@@ -217,7 +217,7 @@ def test_a_grammar_that_no_token_can_follow_is_an_error_not_an_abort(vocabulary:
         ('root ::= "a"{9999999999999999999999}', "repeats something over 2000 times"),
         ('root ::= "a"{5,2}', "at least 5 and at most 2"),
         ("root ::= " + '"a"? ' * 9000, "more than 2000 optional parts"),
-        ("root ::= " + ' | '.join(['"a"'] * 3000), "more than 2000 optional parts"),
+        ("root ::= " + " | ".join(['"a"'] * 3000), "more than 2000 optional parts"),
         ("root ::= " + "(" * 300 + '"a"' + ")" * 300, "nests more than"),
         ("".join(f'r{i} ::= "a"\n' for i in range(10_001)), "more than 10000 rules"),
         ("root ::= \udcff", "not valid UTF-8"),
