@@ -58,6 +58,8 @@ class Terminal:
         os.close(slave)
 
     def type(self, text: str) -> None:
+        if text == "\x03":
+            time.sleep(0.5)  # CPython's readline misses a signal that comes between the prompt and its select()
         os.write(self._master, text.encode())
 
     def until(self, wanted: str, timeout: float = 30.0) -> str:
