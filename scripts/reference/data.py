@@ -21,6 +21,9 @@ from scripts.reference.tokenizer import END_OF_TEXT
 
 KINDS = ("code", "math", "chat", "prose")
 _BATCH = 256  # documents given to the tokenizer at a time
+# Shortest and longest, in tokens, of what a repeating row is made from: true text, then a segment of it over and over.
+_PREFIX = (16, 128)
+_SEGMENT = (2, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,15 @@ class Tokens:
 
     ids: NDArray[np.uint16]
     ends: NDArray[np.int64]  # where each document ends
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """Rows that begin as text and then repeat a segment of it to their end, as a model does that is caught in a loop."""
+
+    ids: NDArray[np.int64]  # (n_rows, n_tokens + 1)
+    begins: NDArray[np.int64]  # where the segment stands for the first time, as part of the text; (n_rows,)
+    lengths: NDArray[np.int64]  # of the segments; (n_rows,)
 
 
 def _documents(folder: Path) -> Iterator[tuple[str, str]]:
@@ -132,6 +144,29 @@ class Mixture:
         points = (np.arange(n_rows) + self._rng.random()) / n_rows
         kinds = np.searchsorted(np.cumsum(self._shares)[:-1], points, side="right")
         return np.stack([self._streams[self.kinds[kind]].take(n_tokens) for kind in kinds])
+
+    def split_repeating(self, rows: NDArray[np.int64], n_repeating: int) -> tuple[NDArray[np.int64], Repetitions]:
+        """Make some of the rows repeat themselves; give the others and those.
+
+        Args:
+            rows: (n_rows, n_tokens + 1) ids
+            n_repeating: how many of them, drawn at random: rows come sorted by kind
+        """
+        chosen = np.sort(self._rng.choice(len(rows), size=n_repeating, replace=False))
+        n_ids = rows.shape[1]
+
+        def longest(bounds: tuple[int, int]) -> int:
+            # at most a quarter of the row: the segment then comes at least three times
+            return max(bounds[0], min(bounds[1], n_ids // 4))
+
+        begins = self._rng.integers(_PREFIX[0], longest(_PREFIX), size=n_repeating, endpoint=True)
+        # by the logarithm: loops of a few tokens are as frequent as loops of whole lines
+        lengths = np.exp(self._rng.uniform(np.log(_SEGMENT[0]), np.log(longest(_SEGMENT) + 1), size=n_repeating)).astype(np.int64)
+        at = np.arange(n_ids)
+        first, length = begins[:, None], lengths[:, None]
+        source = np.where(at < first, at, first + (at - first) % length)
+        ids = np.take_along_axis(rows[chosen], source, axis=1)
+        return np.delete(rows, chosen, axis=0), Repetitions(ids, begins, lengths)
 
     def draft_starts(self, n_tokens: int, n_starts: int, n_depths: int) -> NDArray[np.int64]:
         """Ascending positions where drafts start, so that all depths have targets."""

@@ -1,4 +1,4 @@
-"""Cross entropy over the vocabulary with a z-loss, without ever holding all logits.
+"""Cross entropy over the vocabulary with a z-loss, without ever holding all logits; and a penalty on repetition.
 
 Knows nothing of models: it takes rows, a matrix of embeddings and targets.
 """
@@ -14,6 +14,8 @@ from torch import Tensor
 # Rows whose logits are in memory at a time: small enough that they stay in a processor's caches between the passes.
 CHUNK_CPU = 512
 CHUNK_CUDA = 4096
+# What a token's probability should be when its segment comes again, as a share of what it was the time before.
+REPEAT_DECAY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +111,51 @@ def head_loss(
         rows.flatten(0, -2), embedding, targets.flatten(), weight, z_weight, dtype, compiled
     )
     return HeadLoss(total, nll, z)
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionLoss:
+    """The penalty on repetition. Only `total` carries a gradient."""
+
+    total: Tensor  # weight * (penalty + z_weight * z), scalar
+    penalty: Tensor  # mean over what is repeated, nats
+    probability: Tensor  # mean probability of what is repeated
+
+
+def repetition_loss(
+    rows: Tensor,
+    embedding: Tensor,
+    targets: Tensor,
+    begins: Tensor,
+    lengths: Tensor,
+    *,
+    weight: float = 1.0,
+    z_weight: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> RepetitionLoss:
+    """Mean of -log(1 - |p_n - REPEAT_DECAY * p_(n-1)|) over the second and later times of the repeated segments.
+
+    p_n is a token's probability when the segment comes for the nth time; p_(n-1), one segment earlier, is taken as given. All
+    logits are held: this is for a few rows.
+
+    Args:
+        rows: hidden rows of the trunk, (n_seqs, n_tokens, n_embd) f32
+        embedding: (n_vocab, n_embd) f32
+        targets: (n_seqs, n_tokens) int64, one further on than the inputs
+        begins: index among a sequence's inputs where its segment stands for the first time, at least 1; (n_seqs,)
+        lengths: of the segments; (n_seqs,)
+        dtype: type of the matrix products
+    Source: Xu et al. 2022, "Learning to Break the Loop" (DITTO), section 3; the z-loss keeps the denominators of these rows, too,
+        where the ordinary rows have them.
+    """
+    logits = (rows.to(dtype) @ embedding.to(dtype).mT).float()
+    lse = logits.logsumexp(-1)
+    p = (logits.gather(-1, targets.unsqueeze(-1))[..., 0] - lse).exp()
+    at = torch.arange(targets.shape[1], device=targets.device)
+    before = p.detach().gather(1, (at - lengths[:, None]).clamp(min=0))
+    # row i gives the token at i + 1
+    repeated = at + 1 >= (begins + lengths)[:, None]
+    # a factor rather than a clamp keeps the logarithm finite: a clamp has no gradient just where the penalty is largest
+    penalty = -torch.log1p(-(1 - 1e-4) * (p - REPEAT_DECAY * before).abs())[repeated].mean()
+    total = weight * (penalty + z_weight * lse[repeated].square().mean())
+    return RepetitionLoss(total, penalty.detach(), p.detach()[repeated].mean())

@@ -471,11 +471,17 @@ class ReferenceModel(nn.Module):
             x = block(x, table, self.dtype)
         return self.output_norm(x)  # type: ignore[no-any-return]
 
-    def forward(self, tokens: Tensor, starts: Tensor, n_depths: int = MTP_DEPTHS) -> list[Tensor]:
-        """Hidden rows of the trunk, then of the MTP depths (see `MtpBlock.forward`)."""
+    def forward(self, tokens: Tensor, starts: Tensor, n_depths: int = MTP_DEPTHS, n_drafting: int | None = None) -> list[Tensor]:
+        """Hidden rows of the trunk, then of the MTP depths (see `MtpBlock.forward`).
+
+        Args:
+            tokens: (n_seqs, n_tokens)
+            n_drafting: the MTP block sees the first so many sequences; None = all
+        """
         embedded = self.embed(tokens)
         hidden = self.trunk_embedded(embedded)
-        return [hidden, *self.mtp(embedded, hidden, starts, self.table, n_depths, self.dtype)]
+        drafting = slice(n_drafting)
+        return [hidden, *self.mtp(embedded[drafting], hidden[drafting], starts, self.table, n_depths, self.dtype)]
 
     def logits(self, rows: Tensor) -> Tensor:
         """(..., n_embd) to (..., n_vocab) f32."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scripts.reference.data import KINDS, Mixture, heldout_rows, load_tokens
 from scripts.reference.export import export
-from scripts.reference.loss import head_loss
+from scripts.reference.loss import head_loss, repetition_loss
 from scripts.reference.model import MTP_DEPTHS, ReferenceConfig, ReferenceModel
 from scripts.reference.optimiser import Optimiser, rate_share
 from scripts.reference.tokenizer import RESERVED, balanced_sample, load, save, train_tokenizer
@@ -44,6 +44,11 @@ class TrainingOptions:
     n_tokens: int = 512  # of a row
     long_tokens: int = 1024  # of a row towards the end, so that positions far apart are not new to the model
     long_from: float = 0.8  # share of the budget
+    repeat_rows: int = 1  # of a batch, in place of ordinary ones; not before repeat_from
+    repeat_from: float = 0.84  # share of the budget, behind long_from: loops are learnt away in their full length
+    # Of the penalty on repetition. At 1 its gradient is some 3 times the ordinary rows' and held-out losses fall visibly slower;
+    # one to one, as the source mixes them, is near this.
+    repeat_weight: float = 0.5
     draft_share: float = 0.25  # of the positions, where drafts start in training
     part_weights: tuple[float, ...] = (1.0, 0.3, 0.2, 0.15)  # trunk, then MTP depths
     z_weight: float = 0.01  # 1e-4 leaves the logs of the denominators near 10 in runs as short as these
@@ -80,7 +85,7 @@ N_VOCAB = {"tiny": 512, "small": 8192, "large": 8192}
 OPTIONS: dict[str, dict[str, Any]] = {
     "tiny": {"batch_tokens": 1024, "n_tokens": 128, "long_tokens": 256, "n_warmup": 10, "compiled": False},
     "small": {},
-    "large": {"batch_tokens": 65536, "minutes": 60.0},
+    "large": {"batch_tokens": 65536, "minutes": 60.0, "repeat_rows": 8},
 }
 
 
@@ -141,7 +146,7 @@ class Trainer:
             self.model.compile(dynamic=False)
         self.step = self.n_tokens = 0
         self.seconds = 0.0  # of training so far
-        self._typical: dict[int, float] = {}  # seconds of a step at a length of rows
+        self._typical: dict[tuple[int, int], float] = {}  # seconds of a step, by tokens of a row and rows that repeat
 
     def _tokenizer(self, corpus: Path) -> Any:
         own, given = self.out / "tokenizer.json", corpus / "tokenizer.json"
@@ -201,16 +206,24 @@ class Trainer:
         began = time.monotonic()
         options, model = self.options, self.model
         n_tokens = options.long_tokens if done >= options.long_from else options.n_tokens
-        rows = self.mixture.rows(options.batch_tokens // n_tokens, n_tokens)
+        n_rows = options.batch_tokens // n_tokens
+        # small models loop when they take the likeliest token each time; a batch keeps at least one ordinary row
+        n_repeating = min(options.repeat_rows, n_rows - 1) if done >= options.repeat_from else 0
+        n_ordinary = n_rows - n_repeating
+        rows = self.mixture.rows(n_rows, n_tokens)
+        if n_repeating > 0:
+            ordinary, repetitions = self.mixture.split_repeating(rows, n_repeating)
+            rows = np.concatenate([ordinary, repetitions.ids])
         starts = self.mixture.draft_starts(n_tokens, int(options.draft_share * n_tokens), MTP_DEPTHS)
         ids, at = torch.from_numpy(rows).to(self.device), torch.from_numpy(starts).to(self.device)
 
         inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        hidden = model(inputs, at)
-        total = hidden[0].new_zeros(())
+        hidden = model(inputs, at, n_drafting=n_ordinary)
+        looping, hidden[0] = hidden[0][n_ordinary:], hidden[0][:n_ordinary]
+        total = looping.new_zeros(())
         losses: dict[str, float | Tensor] = {}
         for i, (part, weight) in enumerate(zip(PARTS, options.part_weights, strict=True)):
-            target = targets if i == 0 else targets[:, at + i - 1]
+            target = targets[:n_ordinary] if i == 0 else targets[:n_ordinary, at + i - 1]
             loss = head_loss(
                 hidden[i],
                 model.embedding,
@@ -224,26 +237,39 @@ class Trainer:
             losses[part] = loss.nll
             if i == 0:
                 losses["z"] = loss.z
+        if n_repeating > 0:
+            repeat = repetition_loss(
+                looping,
+                model.embedding,
+                targets[n_ordinary:],
+                torch.from_numpy(repetitions.begins).to(self.device),
+                torch.from_numpy(repetitions.lengths).to(self.device),
+                weight=options.repeat_weight,
+                z_weight=options.z_weight,
+                dtype=self.dtype,
+            )
+            total = total + repeat.total
+            losses["repeat"], losses["repeat_p"] = repeat.penalty, repeat.probability
         total.backward()  # type: ignore[no-untyped-call]
         losses["norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_norm)
         self.optimiser.step(rate_share(self.step, done, n_warmup=options.n_warmup, decay_from=options.decay_from))
         self.step += 1
         self.n_tokens += inputs.numel()
         result = {key: float(value) for key, value in losses.items()}
-        if not math.isfinite(result["trunk"]):
+        if not all(map(math.isfinite, result.values())):
             raise FloatingPointError(f"the loss is not finite at step {self.step}; go on from the checkpoint with a lower rate.")
-        self._count_time(n_tokens, time.monotonic() - began)
+        self._count_time((n_tokens, n_repeating), time.monotonic() - began)
         return result
 
-    def _count_time(self, n_tokens: int, seconds: float) -> None:
+    def _count_time(self, shape: tuple[int, int], seconds: float) -> None:
         """Spend a step's time from the budget, but neither the compiler's, which the first step waits for, nor a pause."""
-        typical = self._typical.get(n_tokens)
+        typical = self._typical.get(shape)
         if typical is None:
-            self._typical[n_tokens] = math.inf
+            self._typical[shape] = math.inf
             self.seconds += 0.0 if self.options.compiled else seconds
         else:
             counted = min(seconds, 5 * typical)
-            self._typical[n_tokens] = counted if math.isinf(typical) else 0.8 * typical + 0.2 * counted
+            self._typical[shape] = counted if math.isinf(typical) else 0.8 * typical + 0.2 * counted
             self.seconds += counted
 
     @torch.no_grad()
@@ -345,11 +371,13 @@ def train(
             window.append(trainer.train_step(done))
             stopped = stop(trainer)
             if due("log", log_every):
-                means = {key: round(sum(w[key] for w in window) / len(window), 4) for key in window[0]}
+                # a part that began inside the window counts from there
+                some = {key: [w[key] for w in window if key in w] for key in window[-1]}
+                means = {key: round(sum(values) / len(values), 4) for key, values in some.items()}
                 rate = (trainer.n_tokens - window_tokens) / (time.monotonic() - since)
                 record("train", **means, tokens_per_second=round(rate), done=round(done, 4))
                 left = trainer.seconds * (1 - done) / max(done, 1e-6) if options.steps else 60 * options.minutes * (1 - done)
-                parts = " ".join(f"{part} {means[part]:.3f}" for part in PARTS)
+                parts = " ".join(f"{part} {means[part]:.3f}" for part in (*PARTS, "repeat") if part in means)
                 say(f"step {trainer.step}  {parts}  {rate:.0f} tokens/s  {_clock(left)} left")
                 window, window_tokens = [], trainer.n_tokens
             if due("evaluate", 60 * evaluate_every):

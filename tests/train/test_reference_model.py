@@ -7,8 +7,10 @@
 | drafts against one at a time | a draft that sees what the engine's cache does not hold, or misses what it holds |
 | fused loss | gradients that are not those of the plain cross entropy with z-loss |
 | rows go on | a resumed run that sees other text |
+| repeating rows | a segment that does not repeat, or a loss that counts the wrong positions |
+| penalty on repetition | wrong gradients; none where the repeated token is nearly certain; a run that repeats all the same |
 | training | a loss of any part that does not fall; a GGUF that the engine refuses |
-| interruption | state that a checkpoint forgets |
+| interruption | state that a checkpoint forgets; a checkpoint from before an option that cannot go on |
 | logits proof | any difference between model.py, export.py and llama.cpp |
 """
 
@@ -169,6 +171,54 @@ def test_fused_loss_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(b.grad, d.grad)
 
 
+def _repetition_case() -> list[Any]:
+    torch.manual_seed(8)
+    rows, matrix = torch.randn(2, 12, 8, dtype=torch.float64), torch.randn(64, 8, dtype=torch.float64)
+    targets = torch.randint(0, 64, (2, 12))
+    matrix[targets[1, 7]], rows[1, 7] = 1.5, 1.0  # here the repeated token is nearly certain, and was not the time before
+    return [rows, matrix, targets, torch.tensor([2, 4]), torch.tensor([4, 2])]
+
+
+def test_repetition_loss_is_the_published_one() -> None:
+    rows, matrix, targets, begins, lengths = _repetition_case()
+    softmax = (rows @ matrix.T).softmax(-1)
+    p = softmax.gather(-1, targets[..., None])[..., 0]
+    # row i gives the token at i + 1; a segment comes for the second time at begins + lengths
+    counted = [(0, i) for i in range(5, 12)] + [(1, i) for i in range(5, 12)]
+    terms, wanted = [], torch.zeros_like(softmax)
+    for s, i in counted:
+        gap = float(p[s, i] - 0.5 * p[s, i - lengths[s]])
+        terms.append(-math.log(1 - 0.9999 * abs(gap)))
+        slope = math.copysign(0.9999, gap) / (1 - 0.9999 * abs(gap)) / len(counted)
+        wanted[s, i] = -slope * p[s, i] * softmax[s, i]
+        wanted[s, i, targets[s, i]] += slope * p[s, i]
+
+    rows, matrix = rows.float().requires_grad_(), matrix.float()
+    made = loss.repetition_loss(rows, matrix, targets, begins, lengths, weight=2.0)
+    assert float(made.penalty) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert float(made.total.detach()) == pytest.approx(2 * float(made.penalty))
+    assert float(made.probability) == pytest.approx(float(sum(p[s, i] for s, i in counted)) / len(counted), rel=1e-5)
+    made.total.backward()
+    torch.testing.assert_close(rows.grad, 2 * (wanted.float() @ matrix), atol=1e-6, rtol=1e-4)
+    assert not rows.grad[:, :5].any()
+
+
+def test_repetition_loss_reaches_likely_tokens() -> None:
+    matrix = torch.eye(64)
+    for logit in (5.0, 10.0, 15.0):  # against 63 zeros: probabilities of 0.7 to 0.9999
+        for earlier in (0.0, logit):
+            rows = torch.zeros(1, 5, 64)
+            rows[0, :3, 3], rows[0, 3:, 3] = earlier, logit
+            rows.requires_grad_()
+            made = loss.repetition_loss(rows, matrix, torch.full((1, 5), 3), torch.tensor([1]), torch.tensor([2]))
+            made.total.backward()
+            assert math.isfinite(float(made.penalty))
+            assert torch.isfinite(rows.grad).all()
+            assert float(rows.grad[0, 4, 3]) > 1e-6, (logit, earlier)
+            # the earlier time is given
+            assert not rows.grad[0, :2].any()
+
+
 # -- data
 
 
@@ -200,6 +250,29 @@ def test_a_stream_gives_every_document_once_an_epoch(corpus: Path, tmp_path: Pat
     assert seen[:20] != wanted[:20]
 
 
+@pytest.mark.parametrize("n_tokens", [64, 256, 1024])
+def test_repeating_rows(corpus: Path, tmp_path: Path, n_tokens: int) -> None:
+    tokens = data.load_tokens(corpus / "train", load(corpus / "tokenizer.json"), tmp_path)
+    mixture = data.Mixture(tokens, dict.fromkeys(data.KINDS, 1.0), seed=1)
+    seen: list[tuple[int, int]] = []
+    for _ in range(100):
+        rows = mixture.rows(4, n_tokens)
+        ordinary, repetitions = mixture.split_repeating(rows, 2)
+        assert ordinary.shape == repetitions.ids.shape == (2, n_tokens + 1)
+        left = [row for row in rows if not any(np.array_equal(row, other) for other in ordinary)]
+        for ids, begin, length in zip(repetitions.ids, repetitions.begins, repetitions.lengths, strict=True):
+            text = ids[: begin + length]
+            assert any(np.array_equal(text, row[: begin + length]) for row in left)
+            np.testing.assert_array_equal(ids[begin + length :], ids[begin:-length])
+            assert begin + 2 * length <= n_tokens
+            seen.append((int(begin), int(length)))
+    begins, lengths = zip(*seen, strict=True)
+    longest = min(64, n_tokens // 4)
+    assert min(begins) >= 16 and max(begins) <= max(16, min(128, n_tokens // 4))
+    assert min(lengths) == 2 and 0.8 * longest < max(lengths) <= longest
+    assert abs(np.median(lengths) - math.sqrt(2 * longest)) < 0.4 * math.sqrt(2 * longest)
+
+
 # -- training
 
 
@@ -224,13 +297,39 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(run: Run, tmp_path: P
     whole = run(tmp_path / "whole", steps=14)
     run(tmp_path / "parts", steps=14, stop=lambda trainer: trainer.step == 5)
     assert not (tmp_path / "parts" / "model.gguf").exists()
-    run(tmp_path / "parts", steps=14, resume=True, stop=lambda trainer: trainer.step == 12)  # among the long rows
+    run(tmp_path / "parts", steps=14, resume=True, stop=lambda trainer: trainer.step == 13)  # among the repeating rows
     resumed = run(tmp_path / "parts", steps=14, resume=True)
     assert resumed.step == whole.step == 14
     assert resumed.n_tokens == whole.n_tokens
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert (tmp_path / "whole" / "model.gguf").read_bytes() == (tmp_path / "parts" / "model.gguf").read_bytes()
+
+
+def test_training_lowers_what_is_repeated(run: Run, tmp_path: Path) -> None:
+    def repeated(name: str, weight: float) -> float:
+        run(tmp_path / name, steps=40, long_from=0.0, repeat_from=0.25, repeat_weight=weight, log_every=1e-9)
+        events = map(json.loads, (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines())
+        steps = [event for event in events if event["event"] == "train"]
+        assert ["repeat" in event for event in steps] == [False] * 10 + [True] * 30
+        assert all(math.isfinite(event["repeat"]) for event in steps[10:])
+        return float(np.mean([event["repeat_p"] for event in steps[-10:]]))
+
+    # the rows are the same in both runs
+    assert repeated("with", 1.0) < 0.8 * repeated("without", 0.0)
+
+
+def test_a_checkpoint_from_before_the_repeating_rows_goes_on(run: Run, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", steps=14)
+    path = tmp_path / "parts" / "checkpoint.pt"
+    run(path.parent, steps=14, repeat_rows=0, stop=lambda trainer: trainer.step == 6)
+    state = torch.load(path, weights_only=True)
+    options = json.loads(state["options"])
+    state["options"] = json.dumps({key: value for key, value in options.items() if not key.startswith("repeat_")})
+    torch.save(state, path)
+    resumed = run(path.parent, steps=14, resume=True)
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
