@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# threads that spin while they wait take the processor from whatever else runs
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# threads that spin for long while they wait take the processor from whatever else runs, those that never spin wake up late
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
