@@ -17,7 +17,6 @@ Ends in one JSON line; the exit status is 1 where a figure is above its bound.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import sys
@@ -25,10 +24,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,20 +34,13 @@ import torch
 from tokenizers import Tokenizer
 
 from entmtp_local.errors import EntMTPError
-from entmtp_local.native import library
-from entmtp_local.native.log import LogCapture
+from scripts.reference.engine_rows import F32, Engine
 from scripts.reference.export import export
 from scripts.reference.model import MTP_DEPTHS, ReferenceModel
 from scripts.reference.tokenizer import load
 from scripts.reference.training import load_model
 
-F32 = npt.NDArray[np.float32]
-
 TOLERANCE = 1e-3
-_SEQ = 0
-_CONTEXT_TYPE_MTP = 1
-_GGML_TYPE_F32 = 0
-_FLASH_ATTN_DISABLED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,113 +54,6 @@ class Difference:
     @staticmethod
     def of(a: F32, b: F32) -> Difference:
         return Difference(float(np.abs(a - b).max()), float((a.argmax(-1) == b.argmax(-1)).mean()), len(a))
-
-
-class Engine:
-    """A GGUF with bare contexts for trunk and head, keys and values in F32."""
-
-    def __init__(self, path: Path, *, n_ctx: int, mtp: bool = True) -> None:
-        self.llama: Any = library.load()
-        self.api = library.api()
-        self._log = LogCapture(self.llama, verbose=False)
-        self.llama.llama_backend_init()
-        params = self.llama.llama_model_default_params()
-        params.load_mtp = mtp
-        self.model = self.llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self.model:
-            raise EntMTPError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
-        self.vocab = self.llama.llama_model_get_vocab(self.model)
-        self.n_vocab = int(self.llama.llama_vocab_n_tokens(self.vocab))
-        self.n_embd = int(self.llama.llama_model_n_embd(self.model))
-        self._n_ctx = n_ctx
-        self.ctx = self._context()
-        self.mtp = self._context(ctx_type=_CONTEXT_TYPE_MTP, ctx_other=self.ctx) if mtp else None
-        self.api.set_nextn(self.ctx, True, False)
-        if mtp:
-            self.api.set_nextn(self.mtp, True, False)
-
-    def _context(self, **values: Any) -> Any:
-        params = self.llama.llama_context_default_params()
-        common = {
-            "n_ctx": self._n_ctx,
-            "n_batch": self._n_ctx,
-            "n_ubatch": self._n_ctx,
-            "n_outputs_max": self._n_ctx,
-            "n_seq_max": 1,
-            "type_k": _GGML_TYPE_F32,
-            "type_v": _GGML_TYPE_F32,
-            "flash_attn_type": _FLASH_ATTN_DISABLED,
-        }
-        for name, value in (common | values).items():
-            setattr(params, name, value)
-        context = self.llama.llama_init_from_model(self.model, params)
-        if not context:
-            raise EntMTPError(f"llama.cpp cannot create a context: {self._log.last_error()}.")
-        return context
-
-    def close(self) -> None:
-        for context in (self.mtp, self.ctx):
-            if context:
-                self.llama.llama_free(context)
-        self.llama.llama_model_free(self.model)
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _decode(self, ctx: Any, tokens: Sequence[int], begin: int, hidden: F32 | None) -> tuple[F32, F32]:
-        """Logits and hidden rows of every token of one pass."""
-        llama, n = self.llama, len(tokens)
-        batch = llama.llama_batch_init(n, 0, 1)
-        batch.n_tokens = n
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, begin + i, 1, _SEQ, 1
-        if hidden is not None:
-            hidden = np.ascontiguousarray(hidden, dtype=np.float32)
-            batch.embd = hidden.ctypes.data_as(type(batch.embd))
-        status = llama.llama_decode(ctx, batch)
-        batch.embd = None
-        llama.llama_batch_free(batch)
-        if status != 0:
-            raise EntMTPError(f"llama_decode gave {status}.")
-        logits = np.ctypeslib.as_array(llama.llama_get_logits(ctx), shape=(n, self.n_vocab)).copy()
-        rows = np.ctypeslib.as_array(self.api.get_nextn(ctx), shape=(n, self.n_embd)).copy()
-        return logits, rows
-
-    def trunk(self, tokens: Sequence[int], *, width: int) -> tuple[F32, F32]:
-        """Logits and hidden rows of a text on an empty context, width tokens a pass."""
-        self.api.clear(self.ctx)
-        passes = [self._decode(self.ctx, tokens[i : i + width], i, None) for i in range(0, len(tokens), width)]
-        return np.concatenate([p[0] for p in passes]), np.concatenate([p[1] for p in passes])
-
-    def drafts(self, tokens: Sequence[int], hidden: F32, n_depths: int) -> list[F32]:
-        """Logits of each depth from each start, the drafts being the true tokens.
-
-        Args:
-            hidden: the trunk's rows, (n_tokens, n_embd)
-        Returns: n_depths arrays, (n_tokens - n_depths + 1, n_vocab)
-        """
-        self.api.clear(self.mtp)
-        before = np.concatenate([np.zeros((1, self.n_embd), np.float32), hidden[:-1]])
-        found: list[list[F32]] = [[] for _ in range(n_depths)]
-        for start in range(len(tokens) - n_depths + 1):
-            row = before[start : start + 1]
-            for depth in range(n_depths):
-                logits, row = self._decode(self.mtp, [tokens[start + depth]], start + depth, row)
-                found[depth].append(logits[0])
-            if not self.api.truncate(self.mtp, _SEQ, start + 1):
-                raise EntMTPError("the MTP context cannot drop a draft.")
-        return [np.stack(rows) for rows in found]
-
-    def tokenize(self, text: str) -> list[int]:
-        data = text.encode()
-        ids = (ctypes.c_int32 * (len(data) + 8))()
-        n = self.llama.llama_tokenize(self.vocab, data, len(data), ids, len(ids), False, True)
-        if n < 0:
-            raise EntMTPError("llama_tokenize needs more ids than the text has bytes.")
-        return list(ids[:n])
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:

@@ -209,6 +209,7 @@ def model_info(**values: Any) -> ModelInfo:
         "quantisation": "F16",
         "size_bytes": 25 * 1024**2,
         "n_tensors": 100,
+        "n_parameters": 13_000_000,
         "n_parts": 1,
         "has_mtp": True,
         "is_sidecar": False,

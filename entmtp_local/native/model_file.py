@@ -6,6 +6,7 @@ blocks where the architecture runs one, a hybrid model without recurrent layers.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,7 @@ class ModelInfo:
     row a head reads. window_layers and n_head_kv go through all blocks, head included; key_lengths are the key features
     of a head in layers without and with a sliding window. kv_bytes_per_token is the f16 key-value cache of one token
     over all attention layers, head included, and state_bytes the recurrent states of one sequence. size_bytes and
-    n_tensors count all n_parts files.
+    n_tensors count all n_parts files, n_parameters the elements of all tensors.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ModelInfo:
     quantisation: str
     size_bytes: int
     n_tensors: int
+    n_parameters: int
     n_parts: int
     has_mtp: bool
     is_sidecar: bool
@@ -126,6 +128,7 @@ def _read_model(path: Path, role: Role) -> ModelInfo:
         quantisation=_quantisation(model),
         size_bytes=sum(part.size_bytes for part in headers),
         n_tensors=len(tensors),
+        n_parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         n_parts=len(headers),
         has_mtp=n_nextn > 0,
         is_sidecar=is_sidecar,

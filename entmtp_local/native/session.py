@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native import api as native
@@ -71,6 +72,7 @@ class Session:
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_walked = 0  # rows of the last pass whose arg-max is known
+        self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
         try:
             self._open()
@@ -179,6 +181,7 @@ class Session:
             trees, reason = False, "its MTP heads are trained for one depth each"
         elif head == native.HEAD_SINGLE and api.support(self._ctx_mtp, why, len(why)) != native.SUPPORT_TREE:
             trees, reason = False, why.value.decode()
+        self.drafts_trees = trees or (head == native.HEAD_SINGLE and api.support(self._ctx_mtp, None, 0) == native.SUPPORT_TREE)
         api.set_nextn(self.ctx, True, False)
         api.set_nextn(self._ctx_mtp, True, True)
         if options.max_nodes > options.max_depth and not trees:
@@ -418,6 +421,16 @@ class Session:
                 self._extend(tokens, path[:-1], draft=False)
             self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, path[-1]), "the hidden row of the last token")
         self._n_mtp += len(tokens) + (pending is not None)
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.
+
+        Returns: (n_vocab,) f32, a copy.
+        """
+        pointer = self._llama.llama_get_logits_ith(self.ctx, row)
+        if not pointer:
+            raise EngineError(f"the engine holds no logits for output row {row}.")
+        return np.array(np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)))
 
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
         """The target's token at an output row; the arg-max never leaves the engine's own memory."""

@@ -32,6 +32,8 @@ KINDS = ("code", "math", "chat", "prose")
 # Shares of the bytes asked for; the trainer weighs the kinds once more. Prose takes what the machine has.
 SHARES = {"code": 0.44, "math": 0.14, "chat": 0.20, "prose": 0.22}
 HELD_OUT_PERCENT = 5
+# What perplexity is measured on; chosen by heldout.py.
+SHIPPED_HELDOUT = Path(__file__).resolve().parents[2] / "models" / "heldout"
 MAX_PACKAGE_SHARE = {"code": 0.12, "prose": 0.2}
 
 Say = Callable[[str], None]
@@ -49,13 +51,16 @@ class Document:
 
 @lru_cache(maxsize=1)
 def _in_workloads() -> frozenset[str]:
-    """Files and questions that the shipped workloads show: held out whatever the seed."""
+    """Files and questions that the shipped workloads show, and files of the shipped sample: held out whatever the seed."""
     names: set[str] = set()
     for workload in workloads.NAMES:
         for prompt in workloads.load(workload):
             names.add(prompt.source)
             names.update(message.content for message in prompt.messages or () if message.role == "user")
             names.update(re.findall(r"^Problem: (.*)$", prompt.text or "", re.MULTILINE))
+    for kind in ("code", "prose"):
+        with (SHIPPED_HELDOUT / f"{kind}.jsonl").open(encoding="utf-8") as lines:
+            names.update(json.loads(line)["source"] for line in lines)
     return frozenset(names)
 
 

@@ -453,6 +453,11 @@ KINDS: tuple[tuple[Callable[[Random], Problem], int], ...] = (
 )
 
 
+def topic(maker: Callable[[Random], Problem]) -> str:
+    """The kind of problem that a maker makes, in words."""
+    return maker.__name__.strip("_").replace("_", " ")
+
+
 def problem(rng: Random) -> Problem:
     """One problem of a kind drawn by weight."""
     return rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS])[0](rng)

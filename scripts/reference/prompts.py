@@ -16,7 +16,7 @@ from typing import Any
 from scripts.reference.corpus import held_out
 from scripts.reference.dialogue import INTENTS, LONG_ANSWERS, UNSPLIT
 from scripts.reference.math_problems import KINDS as PROBLEM_KINDS
-from scripts.reference.math_problems import lead
+from scripts.reference.math_problems import lead, topic
 from scripts.reference.turns import Intent, Knowledge
 
 N_PROMPTS = 48
@@ -80,12 +80,13 @@ def _math(seed: int) -> Iterator[Entry]:
 
     makers = [maker for maker, _ in PROBLEM_KINDS]
     for i in range(N_PROMPTS):
-        question, _, _ = held(makers[i % len(makers)])
+        maker = makers[i % len(makers)]
+        question, _, right = held(maker)
         before = ""
         if i % 3 == 2:
             asked, steps, answer = held(rng.choice(makers))
             before = lead(asked) + "\n".join(steps) + f"\nAnswer: {answer}\n\n"
-        yield {"prompt": before + lead(question), "source": WRITTEN}
+        yield {"prompt": before + lead(question), "topic": topic(maker), "answer": right, "source": WRITTEN}
 
 
 def _chat(known: Knowledge, seed: int) -> Iterator[Entry]:

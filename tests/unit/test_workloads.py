@@ -94,3 +94,17 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         workloads.load(path)
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Once upon\n\n  a time \n", encoding="utf-8")
+    assert [(prompt.id, prompt.text) for prompt in workloads.load(path)] == [("line-1", "Once upon"), ("line-2", "  a time ")]
+    path.write_text("\n")
+    with pytest.raises(UsageError, match="holds no prompts"):
+        workloads.load(path)
+
+
+def test_answers_are_kept() -> None:
+    assert all(prompt.answer and prompt.topic for prompt in workloads.load("math"))
+    assert all(prompt.answer is None for prompt in workloads.load("code"))

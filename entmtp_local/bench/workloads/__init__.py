@@ -1,7 +1,8 @@
 """The prompts that speed and acceptance are measured on: code, math, chat and prose, or a file of the user's own.
 
 A file has one JSON object a line: {"id", "kind", "prompt", "source"}. The prompt is text to be continued as it stands, or a
-list of {"role", "content"} messages for the model's chat template. Knows neither models nor tokens.
+list of {"role", "content"} messages for the model's chat template; arithmetic has a "topic" and its right "answer" too. In a
+file named *.txt each line is a prompt. Knows neither models nor tokens.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Prompt:
         text: text to continue, None where `messages` are given.
         messages: a conversation that ends with the user's message, None where `text` is given.
         source: where it comes from.
+        topic: what kind of problem it is, "" where that is not said.
+        answer: the right final answer, None where there is none to be right.
     """
 
     id: str
@@ -44,13 +47,15 @@ class Prompt:
     text: str | None
     messages: tuple[Message, ...] | None
     source: str
+    topic: str = ""
+    answer: str | None = None
 
 
 def load(name: str | Path) -> list[Prompt]:
     """Read a shipped workload or a file of prompts.
 
     Args:
-        name: one of NAMES, or the path of a JSON Lines file.
+        name: one of NAMES, or the path of a JSON Lines file or of a text file with one prompt a line.
     Returns: the prompts in the file's order, at least one.
     Raises: UsageError for an unknown name, or naming the line of the file that is not a prompt.
     """
@@ -67,6 +72,9 @@ def load(name: str | Path) -> list[Prompt]:
             ) from None
         except UnicodeDecodeError:
             raise UsageError(f"{label} is not a file of prompts: it is not UTF-8 text.") from None
+    if name not in NAMES and Path(name).suffix == ".txt":
+        lines = [line for line in text.splitlines() if line.strip()]
+        text = "\n".join(json.dumps({"prompt": line}) for line in lines)
     prompts = list(_parse(text, label))
     if not prompts:
         raise UsageError(f"{label} holds no prompts: it needs one JSON object a line, with a prompt field.")
@@ -94,7 +102,8 @@ def _parse(text: str, label: str) -> Iterator[Prompt]:
         prompt = entry["prompt"]
         kind, source = str(entry.get("kind", "own")), str(entry.get("source", label))
         if isinstance(prompt, str) and prompt:
-            yield Prompt(identity, kind, prompt, None, source)
+            topic, answer = str(entry.get("topic", "")), entry.get("answer")
+            yield Prompt(identity, kind, prompt, None, source, topic, None if answer is None else str(answer))
         elif isinstance(prompt, list) and prompt:
             yield Prompt(identity, kind, None, _messages(prompt, f"{label} line {number}"), source)
         else:
