@@ -222,6 +222,7 @@ def model_info(**values: Any) -> ModelInfo:
         "sampling": {},
         "kv_bytes_per_token": 3072,
         "state_bytes": 800_000,
+        "node_bytes": 14_000,
     }
     return ModelInfo(**(defaults | values))
 

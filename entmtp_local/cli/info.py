@@ -81,6 +81,7 @@ def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None) ->
             "available_bytes": available_memory(),
             "kv_bytes_per_token": about.kv_bytes_per_token,
             "state_bytes": about.state_bytes,
+            "node_bytes": about.node_bytes,
         },
         "policy": chosen.name,
         "verified_as": chosen.within(_limits(about, head, drafting, chosen)).name,
@@ -96,7 +97,7 @@ def _drafting(about: ModelInfo, head: ModelInfo) -> tuple[str, str]:
         return "off", "the model has no MTP head, so tokens are decoded one by one"
     if head.head_kind == "chained":
         return "chains", "its MTP heads are trained for one depth each"
-    if about.memory_kind in ("hybrid", "recurrent", "other"):
+    if about.memory_kind in ("hybrid", "recurrent", "other") and not about.node_bytes:
         return "chains", f"the engine verifies chains only on its kind of memory ({_MEMORIES[about.memory_kind]})"
     return "trees", "its head drafts any depth and the engine verifies trees on its kind of memory"
 

@@ -26,10 +26,14 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
         info: the model.
         sidecar: the file with its MTP head, if that is another one.
         n_ctx: tokens of context; a length that a sliding window shortens is not counted.
-        policy: drafting keeps one recurrent state per drafted depth, and a row of logits per node.
+        policy: drafting keeps a row of logits per node, and a recurrent state per drafted depth; layers that verify trees
+            keep one state and the inputs of the nodes of two trees.
     """
     weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)
-    states = info.state_bytes * (policy.max_depth + 1)
+    if info.node_bytes:
+        states = info.state_bytes + (2 * info.node_bytes * (policy.max_nodes + 1) if policy.max_depth else 0)
+    else:
+        states = info.state_bytes * (policy.max_depth + 1)
     logits = 4 * info.n_vocab * (policy.max_nodes + 2)
     buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
     return weights + cache_bytes(info, n_ctx) + states + logits + buffers

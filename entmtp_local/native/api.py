@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 # The value of LLAMA_ENTMTP_ABI that these bindings were written for.
-ABI = 1
+ABI = 2
 
 MAX_NODES = 256
 
@@ -20,6 +20,7 @@ OK = 0
 INVALID = -1
 UNSUPPORTED = -10
 LOST = -11
+NO_MEMORY = -12
 
 # enum llama_entmtp_support_kind
 SUPPORT_NONE = 0
@@ -53,6 +54,12 @@ class Api:
 
         # enum llama_entmtp_support_kind llama_entmtp_support(ctx, char * why, size_t n_why)
         self.support = bind("llama_entmtp_support", _i32, _ctx, ctypes.c_char_p, ctypes.c_size_t)
+
+        # bool llama_entmtp_recurrent_trees(model)
+        self.recurrent_trees = bind("llama_entmtp_recurrent_trees", _bool, _ctx)
+
+        # int32_t llama_entmtp_reserve(ctx, int32_t n_nodes)
+        self.reserve = bind("llama_entmtp_reserve", _i32, _ctx, _i32)
 
         # int32_t llama_entmtp_max_depth(ctx)
         self.max_depth = bind("llama_entmtp_max_depth", _i32, _ctx)

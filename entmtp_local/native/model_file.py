@@ -46,7 +46,8 @@ class ModelInfo:
     n_layer counts the trunk, n_layer_nextn the MTP blocks that are in the file. n_embd_h is the width of the hidden
     row a head reads. window_layers and n_head_kv go through all blocks, head included; key_lengths are the key features
     of a head in layers without and with a sliding window. kv_bytes_per_token is the f16 key-value cache of one token
-    over all attention layers, head included, and state_bytes the recurrent states of one sequence. size_bytes and
+    over all attention layers, head included, and state_bytes the recurrent states of one sequence; node_bytes is what
+    recurrent layers that verify trees keep per node of a tree, 0 for those that store whole states. size_bytes and
     n_tensors count all n_parts files, n_parameters the elements of all tensors.
     """
 
@@ -75,6 +76,7 @@ class ModelInfo:
     sampling: Mapping[str, Scalar]
     kv_bytes_per_token: int
     state_bytes: int
+    node_bytes: int
 
 
 def read_model(path: Path, role: Role = "main") -> ModelInfo:
@@ -141,6 +143,7 @@ def _read_model(path: Path, role: Role) -> ModelInfo:
         sampling=_sampling_defaults(model),
         kv_bytes_per_token=_kv_bytes_per_token(model, layers, n_nextn),
         state_bytes=_state_bytes(model, layers),
+        node_bytes=_node_bytes(model, layers),
     )
 
 
@@ -310,3 +313,16 @@ def _state_bytes(model: ModelMetadata, layers: Layers) -> int:
         inner, state = model.integer("ssm.inner_size", 0), model.integer("ssm.state_size", 0)
         n = n_conv * (inner + 2 * model.integer("ssm.group_count", 0) * state) + state * inner
     return n_recurrent * n * STATE_ELEMENT_BYTES
+
+
+def _node_bytes(model: ModelMetadata, layers: Layers) -> int:
+    """Inputs of one node to every recurrent layer, in F32: updates, keys, decays, and the convolution's row.
+
+    Source: llama_entmtp_rs::reserve.
+    """
+    if model.arch not in DELTA_NET_ARCHS:
+        return 0
+    inner, state = model.integer("ssm.inner_size", 0), model.integer("ssm.state_size", 0)
+    keys, heads = model.integer("ssm.group_count", 0) * state, model.integer("ssm.time_step_rank", 0)
+    stored_keys = inner if model.arch == "qwen3next" else keys
+    return 4 * sum(layers.recurrent[: layers.n_trunk]) * (inner + stored_keys + heads + inner + 2 * keys)

@@ -150,13 +150,19 @@ class Session:
         if mtp:
             params.ctx_type = _CONTEXT_TYPE_MTP
             params.ctx_other = self.ctx
-        else:
+        elif not self._api.recurrent_trees(model):
+            # stored states to go back to; the others recompute the state along the committed path
             params.n_rs_seq = options.max_depth
         context = self._llama.llama_init_from_model(model, params)
         if not context:
             raise EngineError(
                 f"llama.cpp cannot create a context of {self._n_ctx} tokens for {options.model_path}: "
                 f"{self._log.last_error()}; try a smaller -c."
+            )
+        if not mtp and options.max_depth > 0 and self._api.reserve(context, options.max_nodes + 1) == native.NO_MEMORY:
+            self._llama.llama_free(context)
+            raise EngineError(
+                f"there is no memory for trees of {options.max_nodes} drafted tokens; choose a smaller --policy or a smaller -c."
             )
         return context
 

@@ -25,15 +25,15 @@ class Expected:
 
 
 TABLE = {
-    "qwen35": Expected("chain:5", "rolls back along a chain"),
-    "qwen35moe": Expected("chain:5", "rolls back along a chain"),
-    "qwen3next": Expected("chain:5", "rolls back along a chain"),
+    "qwen35": Expected("tree:wide", ""),
+    "qwen35moe": Expected("tree:wide", ""),
+    "qwen3next": Expected("tree:wide", ""),
     "glm4moe": Expected("tree:wide", ""),
     "hy_v3": Expected("tree:wide", ""),
     "mimo2": Expected("tree:wide", ""),
     "step35": Expected("chain:3", "one depth each"),
     "gemma4": Expected("tree:wide", "", sidecar="gemma4-mtp"),
-    "qwen35-sidecar": Expected("chain:5", "rolls back along a chain", sidecar="qwen35-sidecar-mtp"),
+    "qwen35-sidecar": Expected("tree:wide", "", sidecar="qwen35-sidecar-mtp"),
     "deepseek2": Expected("tree:wide", ""),
     "nemotron_h_moe": Expected("chain:5", "rolls back along a chain"),
     "bailingmoe3": Expected("chain:5", "rolls back along a chain"),

@@ -52,11 +52,7 @@ def test_every_policy_gives_the_text_of_plain_decoding(starter: Path, plain: dic
         return
     assert report["text"] == plain["text"]
     assert report["tokens_per_step"] > 1.5
-    if policy.startswith("tree"):
-        assert report["policy"].startswith("chain:"), "the shipped model is a hybrid"
-        assert "chains instead of trees" in ran.err
-    else:
-        assert report["policy"] == policy
+    assert report["policy"] == policy
 
 
 def test_sampled_text_is_fixed_by_the_seed(starter: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.log import LogCapture
 from scripts.make_tiny_models import main as make_tiny_models
@@ -54,6 +55,8 @@ class Bench:
         context = self.llama.llama_init_from_model(self.model, context_params)
         assert context
         self.contexts.append(context)
+        if "n_rs_seq" not in params:
+            assert self.api.reserve(context, 256) in (native.OK, native.UNSUPPORTED)
         return context
 
     def close(self) -> None:

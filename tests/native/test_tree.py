@@ -19,7 +19,8 @@ PROMPT = [3, 50, 7, 99, 120, 5, 44, 201, 17, 33]
 PARENTS = [-1, 0, 0, 0, 1, 1, 2, 4, 4, 6, 7]
 TOKENS = [60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70]
 
-TREE_KINDS = ["glm4moe", "hy_v3", "mimo2", "gemma4", "llama"]
+HYBRIDS = ["qwen35", "qwen35moe", "qwen3next"]
+TREE_KINDS = ["glm4moe", "hy_v3", "mimo2", "gemma4", "llama", *HYBRIDS]
 
 # F16 keys and values and a different order of summation; measured differences are below 0.01 on logits of size 5
 ATOL = 0.03
@@ -97,7 +98,7 @@ def test_growing_level_by_level_is_the_same_tree(bench: Open, kind: str) -> None
         np.testing.assert_allclose(one, other, atol=ATOL, err_msg=f"node {node}")
 
 
-@pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
+@pytest.mark.parametrize("kind", ["glm4moe", "mimo2", *HYBRIDS])
 @pytest.mark.parametrize("node", [-1, 0, 3, 5, 9, 10])
 def test_commit_keeps_one_path(bench: Open, kind: str, node: int) -> None:
     b = bench(kind)
@@ -207,9 +208,13 @@ def test_committing_without_a_tree(bench: Open) -> None:
 
 def abort_always(b: Bench) -> Callable[[], None]:
     """Make every pass fail; returns a function that ends this."""
-    callback = b.llama.ggml_abort_callback(lambda _: True) if hasattr(b.llama, "ggml_abort_callback") else None
-    if callback is None:
-        callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda _: True)
+    return abort_after(b, 0)
+
+
+def abort_after(b: Bench, n_operators: int) -> Callable[[], None]:
+    """Make every pass fail that has more operators; returns a function that ends this."""
+    asked = iter(range(n_operators))
+    callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda _: next(asked, None) is None)
     none = ctypes.cast(None, type(callback))
     b.llama.llama_set_abort_callback(b.ctx, callback, ctypes.c_void_p(0))
 
@@ -242,9 +247,187 @@ def test_a_failed_pass_leaves_the_committed_tokens(bench: Open, kind: str) -> No
     np.testing.assert_allclose(b.logits(0), expected[2], atol=ATOL)
 
 
-# -- hybrid memories: chains
+# -- recurrent layers: the committed path becomes part of the state with the next pass
 
-HYBRIDS = ["qwen35", "qwen35moe", "qwen3next"]
+
+def hybrid_with_pending_path(bench: Open, kind: str, **params: Any) -> tuple[Bench, list[int]]:
+    """A context right after a commit, and the tokens that it holds."""
+    b = bench(kind, **params)
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.commit(9) == 0
+    return b, [*PROMPT, *(TOKENS[i] for i in path_of(9))]
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_many_steps_in_a_row(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    rng = np.random.default_rng(5)
+    text = list(PROMPT)
+    b.feed(text)
+    for step in range(40):
+        node = int(rng.integers(-1, len(TOKENS)))
+        tokens = [int(token) for token in rng.integers(3, 300, len(TOKENS))]
+        assert b.decode(tokens, PARENTS) == 0
+        assert b.commit(node) == 0
+        text += [tokens[i] for i in path_of(node)]
+        if step % 10 == 9:  # single tokens, by the tree's graph and by the ordinary one
+            assert b.decode([7], [-1]) == 0
+            assert b.commit(0) == 0
+            b.feed([9])
+            text += [7, 9]
+    after = b.feed([200])
+    np.testing.assert_allclose(after, b.chain_logits(text, [200])[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_prompt_after_a_commit(bench: Open, kind: str) -> None:
+    b, text = hybrid_with_pending_path(bench, kind)
+    after = b.feed([5, 6, 7, 8])
+    np.testing.assert_allclose(after, b.chain_logits([*text, 5, 6, 7], [8])[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_state_saved_after_a_commit(bench: Open, kind: str) -> None:
+    b, text = hybrid_with_pending_path(bench, kind)
+    size = b.llama.llama_state_seq_get_size(b.ctx, 0)
+    saved = (ctypes.c_uint8 * size)()
+    assert b.llama.llama_state_seq_get_data(b.ctx, saved, size, 0) == size
+    # the state goes into a context that has a path of its own pending
+    b.api.clear(b.ctx)
+    b.feed(PROMPT[::-1])
+    assert b.decode(TOKENS, PARENTS) == 0
+    assert b.llama.llama_state_seq_get_size(b.ctx, 0) == 0  # not while a tree is open
+    assert b.commit(10) == 0
+    assert b.llama.llama_state_seq_set_data(b.ctx, saved, size, 0) == size
+    assert b.decode([200, 201], [-1, 0]) == 0
+    rows = [b.logits(0), b.logits(1)]
+    for row, expected in zip(rows, b.chain_logits(text, [200, 201]), strict=True):
+        np.testing.assert_allclose(row, expected, atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_sequence_copied_after_a_commit(bench: Open, kind: str) -> None:
+    b, text = hybrid_with_pending_path(bench, kind, n_seq_max=2, kv_unified=True)
+    memory = b.llama.llama_get_memory(b.ctx)
+    b.llama.llama_memory_seq_cp(memory, 0, 1, -1, -1)
+    token, parent = ints([200, 201]), ints([-1, 0])
+    assert b.api.decode(b.ctx, 1, 2, token.ctypes.data, parent.ctypes.data, None) == 0
+    copied = b.logits(1)
+    assert b.api.commit(b.ctx, 1, 1) == 0
+    assert b.decode([210, 211], [-1, 0]) == 0
+    own = b.logits(1)
+    assert b.commit(0) == 0
+    assert b.llama.llama_memory_seq_rm(memory, 1, -1, -1)
+    after = b.feed([212])
+    b.api.clear(b.ctx)
+    np.testing.assert_allclose(copied, b.chain_logits(text, [200, 201])[-1], atol=ATOL)
+    np.testing.assert_allclose(own, b.chain_logits(text, [210, 211])[-1], atol=ATOL)
+    np.testing.assert_allclose(after, b.chain_logits(text, [210, 212])[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_truncating_within_the_last_commit(bench: Open, kind: str) -> None:
+    b, text = hybrid_with_pending_path(bench, kind)
+    n = len(PROMPT)
+    assert not b.api.truncate(b.ctx, 0, n - 1)  # its state is gone
+    assert b.n_past() == len(text)
+    assert b.api.truncate(b.ctx, 0, n + 2)
+    assert b.n_past() == n + 2
+    assert b.decode([200], [-1]) == 0
+    row = b.logits(0)
+    assert b.commit(0) == 0
+    assert b.api.truncate(b.ctx, 0, n + 2)  # the whole path
+    assert not b.api.truncate(b.ctx, 0, n + 1)
+    other = b.feed([201])
+    assert not b.api.truncate(b.ctx, 0, n + 2)
+    np.testing.assert_allclose(row, b.chain_logits(text[: n + 2], [200])[-1], atol=ATOL)
+    np.testing.assert_allclose(other, b.chain_logits(text[: n + 2], [201])[-1], atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_pass_of_a_hybrid_that_fails_anywhere(bench: Open, kind: str) -> None:
+    """Aborted before each of its operators in turn, with a path pending: the layers before that have applied it, the others not."""
+    b, text = hybrid_with_pending_path(bench, kind)
+    expected = b.chain_logits(text, [200, 201])
+    n_failed = 0
+    for n_operators in range(0, 10**6, 7):
+        b.feed(PROMPT)
+        assert b.decode(TOKENS, PARENTS) == 0
+        assert b.commit(9) == 0
+        end = abort_after(b, n_operators)
+        code = b.decode([200, 201, 202], [-1, 0, 0])
+        end()
+        assert code in (0, 2)
+        if code == 2:
+            n_failed += 1
+            assert b.api.n_nodes(b.ctx) == 0
+            assert b.n_past() == len(text)
+            assert b.decode([200, 201, 202], [-1, 0, 0]) == 0
+        np.testing.assert_allclose(b.logits(0), expected[0], atol=ATOL, err_msg=f"after {n_operators}")
+        np.testing.assert_allclose(b.logits(1), expected[1], atol=ATOL)
+        b.api.clear(b.ctx)
+        if code == 0:
+            break
+    assert n_failed > 10
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_tree_at_the_very_beginning(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    for node in (9, -1, 3):
+        assert b.decode(TOKENS, PARENTS) == 0
+        rows = [b.logits(i) for i in range(len(TOKENS))]
+        assert b.commit(node) == 0
+        assert b.n_past() == len(path_of(node))
+        after = b.feed([200])
+        b.api.clear(b.ctx)
+        expected = [b.feed([token]) for token in (*(TOKENS[i] for i in path_of(node)), 200)]
+        b.api.clear(b.ctx)
+        if node >= 0:
+            np.testing.assert_allclose(rows[node], expected[-2], atol=ATOL)
+        np.testing.assert_allclose(after, expected[-1], atol=ATOL)
+
+
+def test_an_open_tree_of_a_hybrid_is_protected(bench: Open) -> None:
+    b = bench("qwen35")
+    b.feed(PROMPT)
+    assert b.decode(TOKENS, PARENTS) == 0
+    memory = b.llama.llama_get_memory(b.ctx)
+    assert not b.llama.llama_memory_seq_rm(memory, 0, len(PROMPT) + 1, -1)
+    assert not b.llama.llama_memory_seq_rm(memory, 0, -1, -1)
+    assert b.decode([80], [10]) == native.UNSUPPORTED  # recurrent states are those of one pass
+    assert b.api.reserve(b.ctx, 32) == native.INVALID
+    assert b.commit(10) == 0
+    after = b.feed([200])
+    np.testing.assert_allclose(after, b.chain_logits(PROMPT, [*(TOKENS[i] for i in path_of(10)), 200])[-1], atol=ATOL)
+
+
+def test_room_for_trees(bench: Open) -> None:
+    b = bench("qwen35", n_rs_seq=0)  # nothing is reserved
+    b.feed(PROMPT)
+    assert b.decode(TOKENS[:2], [-1, 0]) == native.UNSUPPORTED
+    for n_nodes in (0, -1, 257):
+        assert b.api.reserve(b.ctx, n_nodes) == native.INVALID
+    assert b.api.reserve(b.ctx, 4) == 0
+    assert b.decode(TOKENS[:5], CHAIN) == native.UNSUPPORTED  # deeper than there is room
+    assert b.decode(TOKENS[:5], [-1, 0, 0, 0, 0]) == native.INVALID
+    assert b.decode(TOKENS[:4], CHAIN[:4]) == 0
+    assert b.commit(2) == 0
+    assert b.api.reserve(b.ctx, 8) == 0  # the pending path survives
+    assert b.decode(TOKENS[3:8], CHAIN) == 0
+    row = b.logits(0)
+    np.testing.assert_allclose(row, b.chain_logits(PROMPT, TOKENS[:4])[-1], atol=ATOL)
+    planes = bench("qwen35", n_rs_seq=2)
+    assert planes.api.reserve(planes.ctx, 8) == native.UNSUPPORTED
+    assert b.api.recurrent_trees(b.model)
+    other = bench("glm4moe")
+    assert other.api.reserve(other.ctx, 8) == 0
+    assert not other.api.recurrent_trees(other.model)
+
+
+# -- hybrid memories with stored states: chains
+
 CHAIN = list(range(-1, 4))
 
 

@@ -277,8 +277,7 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[0] == "model          Fake (m.gguf)"
     assert "MTP head       1 block, used at every depth" in lines
-    kind = "key-value cache and recurrent states"
-    assert f"can draft      chains: the engine verifies chains only on its kind of memory ({kind})" in lines
+    assert "can draft      trees: its head drafts any depth and the engine verifies trees on its kind of memory" in lines
     assert "engine         cpu on fake device" in lines
 
 
@@ -287,8 +286,9 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"memory_kind": "attention"}, "trees"),
         ({"memory_kind": "iswa"}, "trees"),
-        ({"memory_kind": "hybrid"}, "chains"),
-        ({"memory_kind": "other"}, "chains"),
+        ({"memory_kind": "hybrid"}, "trees"),
+        ({"memory_kind": "hybrid", "node_bytes": 0}, "chains"),
+        ({"memory_kind": "other", "node_bytes": 0}, "chains"),
         ({"head_kind": "chained", "n_layer_nextn": 3}, "chains"),
         ({"head_kind": "none", "has_mtp": False, "n_layer_nextn": 0}, "off"),
     ],

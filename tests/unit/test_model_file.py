@@ -71,6 +71,8 @@ def test_a_good_file_is_described(qwen: Path) -> None:
     assert info.kv_bytes_per_token == 3 * 128 * 2
     # 2 delta-net layers: 3 convolution columns of 256 channels and 4 heads of 32 x 32, 4 bytes each
     assert info.state_bytes == 2 * (3 * 256 + 4 * 32 * 32) * 4
+    # per layer: updates of 4 heads of 32, keys of 2 of them, 4 decays, 256 inputs of the convolution
+    assert info.node_bytes == 2 * (4 * 32 + 2 * 32 + 4 + 256) * 4
 
 
 def test_sampling_defaults_are_passed_on(tmp_path: Path) -> None:
