@@ -347,7 +347,7 @@ def test_truncating_within_the_last_commit(bench: Open, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", HYBRIDS)
 def test_a_pass_of_a_hybrid_that_fails_anywhere(bench: Open, kind: str) -> None:
-    """Aborted before each of its operators in turn, with a path pending: the layers before that have applied it, the others not."""
+    """Aborted at every seventh operator, with a path pending: the layers before it have applied the path, the others not."""
     b, text = hybrid_with_pending_path(bench, kind)
     expected = b.chain_logits(text, [200, 201])
     n_failed = 0

@@ -74,7 +74,7 @@ def ggml() -> Iterator[Ggml]:
 def make_plan(
     commit: int, path: Sequence[int], first_slot: int, parents: Sequence[int], *, room: int = 64
 ) -> npt.NDArray[np.int32]:
-    header = [commit, len(path), first_slot, len(parents), 5 + room]
+    header = [commit, len(path), first_slot, len(parents), 6 + room, 0]
     return np.array([*header, *path, *[-1] * (room - len(path)), *parents], dtype=np.int32)
 
 
@@ -191,11 +191,10 @@ def test_short_convolution_over_trees(ggml: Ggml, n_channels: int, d_conv: int, 
     store, _ = ggml.tensor(np.zeros((48, n_channels), np.float32))
     applied, _ = ggml.tensor(np.zeros(n_channels, np.int32))
     path: list[int] = []
-    commit = 0
-    for step in range(10):
-        n = [1, 24, 5, 1, 1, 2, 24, 3, 9, 24][step]
+    for commit in range(10):
+        n = [1, 24, 5, 1, 1, 2, 24, 3, 9, 24][commit]
         parents = random_parents(rng, n)
-        first_slot = 24 * (step % 2)
+        first_slot = 24 * (commit % 2)
         x = rng.standard_normal((n, n_channels)).astype(np.float32)
         plan, _ = ggml.tensor(make_plan(commit, path, first_slot, parents))
         inputs, _ = ggml.tensor(x)
@@ -211,4 +210,3 @@ def test_short_convolution_over_trees(ggml: Ggml, n_channels: int, d_conv: int, 
         last = int(rng.integers(n))
         path = [first_slot + node for node in path_to(parents, last)]
         before = np.concatenate([before, x[path_to(parents, last)]])[-(d_conv - 1) :]
-        commit += 1

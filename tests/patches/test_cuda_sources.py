@@ -13,10 +13,11 @@ from entmtp_local.native.source import Layout, series
 
 _STUBS = Path(__file__).parent / "cuda_stubs"
 _SUFFIXES = (".cu", ".cuh")
-# What ggml-cuda's CMakeLists.txt gives every file, for one architecture.
+# What ggml-cuda's CMakeLists.txt gives every file, for the architectures of consumers' cards.
 _FLAGS = (
     "-std=c++17",
-    "-arch=sm_80",
+    *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ("86", "89", "120a")),
+    "--threads=0",
     "-DGGML_CUDA_PEER_MAX_BATCH_SIZE=128",
     "-DGGML_CUDA_USE_GRAPHS",
     "-DGGML_SCHED_MAX_COPIES=4",

@@ -15,7 +15,9 @@ import pytest
 # Operations that a tree of tokens goes through; the expressions keep the large ones to the cases models of this kind use.
 OPERATIONS = {
     "GATED_DELTA_NET": None,
+    "GATED_DELTA_NET_TREE": None,
     "SSM_CONV": None,
+    "SSM_CONV_TREE": None,
     "SOFT_MAX": None,
     "SET_ROWS": None,
     "TOP_K": None,

@@ -1,0 +1,189 @@
+"""Random trees, many in a row, on every kind of memory that verifies them, against llama.cpp's ordinary decoding."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from native.conftest import SEQ, Bench
+
+Open = Callable[..., Bench]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MAX_NODES, MAX_DEPTH, MAX_WIDTH = 64, 16, 8
+N_CTX = 512
+TREES = 120  # per kind and cache type: 2,160 in all
+
+# Each test measures how far rows of two widths of ordinary batches are apart, on 16 rows a text; a tree may be some times as far
+# from its paths, since thousands of rows are compared. The floor is for models whose rows happen to agree.
+FLOOR = 2e-3
+MARGIN = 5.0
+
+CACHES = {"f32": {"type_k": 0, "type_v": 0, "flash_attn_type": 0}, "f16": {"type_k": 1, "type_v": 1}}
+EXPERTS = {"glm4moe", "hy_v3", "mimo2", "qwen35moe", "qwen3next"}
+KINDS = ["llama", "glm4moe", "hy_v3", "mimo2", "gemma4", "qwen35", "qwen35moe", "qwen3next"]
+
+
+def random_tree(rng: np.random.Generator) -> list[int]:
+    """Parents, breadth first: 1 to 64 nodes, at most 16 deep, at most 8 children a node."""
+    n = int(rng.integers(1, MAX_NODES + 1))
+    # from chains to bushes
+    habit = rng.random()
+    parents, depths, n_children = [-1], [0], [0]
+    while len(parents) < n:
+        open_nodes = [i for i in range(len(parents)) if depths[i] < MAX_DEPTH - 1 and n_children[i] < MAX_WIDTH]
+        parent = open_nodes[-1] if rng.random() < habit else int(rng.choice(open_nodes))
+        n_children[parent] += 1
+        parents.append(parent)
+        depths.append(depths[parent] + 1)
+        n_children.append(0)
+        if not any(depths[i] < MAX_DEPTH - 1 and n_children[i] < MAX_WIDTH for i in range(len(parents))):
+            break
+    order = sorted(range(len(parents)), key=lambda i: depths[i])
+    number = {node: i for i, node in enumerate(order)} | {-1: -1}
+    return [number[parents[node]] for node in order]
+
+
+def path_of(node: int, parents: Sequence[int]) -> list[int]:
+    path = []
+    while node >= 0:
+        path.append(node)
+        node = parents[node]
+    return path[::-1]
+
+
+class Reference:
+    """A context on which paths are decoded as ordinary batches and taken back."""
+
+    def __init__(self, bench: Bench, **cache: Any) -> None:
+        self._bench, self._llama = bench, bench.llama
+        self.ctx = bench.context(n_ctx=N_CTX, n_batch=N_CTX, n_ubatch=N_CTX, **cache)
+
+    def begin(self, text: Sequence[int]) -> None:
+        self._bench.api.clear(self.ctx)
+        self._bench.feed(text, self.ctx)
+        self._save()
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        self.rows(tokens)
+        self._save()
+
+    def _save(self) -> None:
+        size = self._llama.llama_state_seq_get_size(self.ctx, SEQ)
+        self._saved = (ctypes.c_uint8 * size)()
+        assert self._llama.llama_state_seq_get_data(self.ctx, self._saved, size, SEQ) == size
+
+    def rows(self, tokens: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+        """The logits of every token, decoded in one batch behind the text."""
+        llama, bench = self._llama, self._bench
+        bench.api.clear(self.ctx)
+        assert llama.llama_state_seq_set_data(self.ctx, self._saved, len(self._saved), SEQ) == len(self._saved)
+        n_past = bench.n_past(self.ctx)
+        batch = llama.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, n_past + i, 1, SEQ, 1
+        assert llama.llama_decode(self.ctx, batch) == 0
+        llama.llama_batch_free(batch)
+        return [bench.logits(i, self.ctx) for i in range(len(tokens))]
+
+
+def width_difference(bench: Bench, reference: Reference, text: Sequence[int], probe: Sequence[int]) -> float:
+    """How far apart the rows are of a text that was decoded in one batch, and token by token."""
+    wide = reference.rows(probe)[:MAX_DEPTH]
+    bench.api.clear(reference.ctx)
+    for token in text:
+        bench.feed([token], reference.ctx)
+    narrow = [bench.feed([token], reference.ctx) for token in probe[:MAX_DEPTH]]
+    return float(np.abs(np.array(wide) - narrow).max())
+
+
+def check_trees(bench: Bench, n_trees: int, *, seed: int, n_other_experts: int = 0, **cache: Any) -> int:
+    """Decode random trees one after the other, commit random nodes, compare every row; returns the number of rows.
+
+    Args:
+        n_other_experts: texts that may end because rounding made a router choose other experts, which is no small difference
+    """
+    rng = np.random.default_rng(seed)
+    n_vocab = min(bench.n_vocab, 300)
+    ours = bench.context(n_ctx=N_CTX, n_batch=N_CTX, n_ubatch=N_CTX, **cache)
+    reference = Reference(bench, **cache)
+
+    def random_tokens(n: int) -> list[int]:
+        return [int(token) for token in rng.integers(3, n_vocab, n)]
+
+    n_rows, worst, tolerance = 0, 0.0, FLOOR
+    strays: list[Any] = []
+    text: list[int] = []
+    for i_tree in range(n_trees):
+        if not text or len(text) + MAX_NODES + MAX_DEPTH > N_CTX:
+            text = random_tokens(int(rng.integers(1, 60)))
+            bench.api.clear(ours)
+            bench.feed(text, ours)
+            reference.begin(text)
+            tolerance = max(tolerance, MARGIN * width_difference(bench, reference, text, random_tokens(MAX_NODES)))
+        parents = random_tree(rng)
+        tokens = random_tokens(len(parents))
+        assert bench.decode(tokens, parents, ctx=ours) == 0, (i_tree, parents)
+        rows = [bench.logits(i, ours) for i in range(len(parents))]
+        for leaf in sorted(set(range(len(parents))) - set(parents)):
+            path = path_of(leaf, parents)
+            for node, expected in zip(path, reference.rows([tokens[i] for i in path]), strict=True):
+                difference = float(np.abs(rows[node] - expected).max())
+                n_rows += 1
+                if difference > tolerance:
+                    strays.append((i_tree, node, parents, difference, tolerance))
+                    assert len({stray[0] for stray in strays}) <= n_other_experts, strays
+                else:
+                    worst = max(worst, difference)
+        if strays and strays[-1][0] == i_tree:
+            assert bench.commit(-1, ctx=ours) == 0
+            text = []
+            continue
+        node = int(rng.integers(-1, len(parents)))
+        assert bench.commit(node, ctx=ours) == 0
+        if node >= 0:
+            committed = [tokens[i] for i in path_of(node, parents)]
+            text += committed
+            reference.extend(committed)
+    if not text:
+        return n_rows
+    # what was committed by trees is a text like any other
+    after = bench.feed([200], ours)
+    reference.begin(text)
+    assert float(np.abs(after - reference.rows([200])[0]).max()) <= tolerance
+    print(f"{n_rows} rows, largest difference {worst:.1e}, allowed {tolerance:.1e}")
+    return n_rows
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_is_that_of_its_path(bench: Open, kind: str, cache: str) -> None:
+    b = bench(kind)
+    n_other_experts = 4 if kind in EXPERTS and cache == "f16" else 0
+    assert check_trees(b, TREES, seed=KINDS.index(kind), n_other_experts=n_other_experts, **CACHES[cache]) > 20 * TREES
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_every_row_of_the_shipped_model(cache: str) -> None:
+    b = Bench(ROOT / "models" / "starter-13m.gguf")
+    try:
+        assert check_trees(b, TREES, seed=99, **CACHES[cache]) > 20 * TREES
+    finally:
+        b.close()
+
+
+def test_random_trees_are_what_they_should_be() -> None:
+    rng = np.random.default_rng(0)
+    trees = [random_tree(rng) for _ in range(500)]
+    sizes = [len(parents) for parents in trees]
+    depths = [max(len(path_of(node, parents)) for node in range(len(parents))) for parents in trees]
+    widths = [max(np.bincount([p for p in parents if p >= 0]), default=0) for parents in trees]
+    assert (min(sizes), max(sizes)) == (1, MAX_NODES)
+    assert max(depths) == MAX_DEPTH and max(widths) == MAX_WIDTH
