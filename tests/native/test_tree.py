@@ -139,6 +139,31 @@ def test_rows_only_where_asked(bench: Open) -> None:
     assert not b.llama.llama_get_logits_ith(b.ctx, 8)
 
 
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_alternating_sizes_build_no_graph_anew(bench: Open, kind: str) -> None:
+    b = bench(kind)
+    b.feed(PROMPT)
+    sizes = [1, len(TOKENS), 4]
+
+    def run_once() -> None:
+        for n in sizes:
+            assert b.decode(TOKENS[:n], PARENTS[:n]) == 0
+            assert b.commit(0) == 0
+
+    run_once()
+    before = b.llama.llama_perf_context(b.ctx).n_reused
+    for _ in range(20):
+        run_once()
+    assert b.llama.llama_perf_context(b.ctx).n_reused - before == 20 * len(sizes)
+    # what graphs depend on has changed: they are built anew, and right
+    b.llama.llama_set_causal_attn(b.ctx, True)
+    b.api.set_nextn(b.ctx, True, False)
+    after = [*TOKENS[:1] * (21 * len(sizes)), 200]
+    assert b.decode([200], [-1]) == 0
+    row = b.logits(0)
+    np.testing.assert_allclose(row, b.chain_logits([*PROMPT, *after[:-1]], [200])[-1], atol=ATOL)
+
+
 @pytest.mark.parametrize("kind", ["glm4moe", "mimo2"])
 def test_the_greedy_path_in_one_call(bench: Open, kind: str) -> None:
     b = bench(kind)
