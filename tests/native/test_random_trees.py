@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 MAX_NODES, MAX_DEPTH, MAX_WIDTH = 64, 16, 8
 N_CTX = 512
-TREES = 120  # per kind and cache type: 2,160 in all
+TREES = int(os.environ.get("ENTMTP_LOCAL_RANDOM_TREES", "120"))  # per kind and cache type: 2,160 in all
 
 # Each test measures how far rows of two widths of ordinary batches are apart, on 16 rows a text; a tree may be some times as far
 # from its paths, since thousands of rows are compared. The floor is for models whose rows happen to agree.
