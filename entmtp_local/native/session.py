@@ -137,6 +137,23 @@ class Session:
         return model
 
     def _new_context(self, model: Any, *, mtp: bool) -> Any:
+        if mtp or self._options.max_depth == 0:
+            return self._create_context(model, mtp=mtp, n_stored=0)
+        if self._api.recurrent_trees(model):
+            context = self._create_context(model, mtp=False, n_stored=0)
+            code = self._api.reserve(context, self._options.max_nodes + 1)
+            if code == native.OK:
+                return context
+            self._llama.llama_free(context)
+            if code != native.UNSUPPORTED:
+                raise EngineError(
+                    f"there is no memory for trees of {self._options.max_nodes} drafted tokens; "
+                    "choose a smaller --policy or a smaller -c."
+                )
+        # recurrent layers go back to states that are stored at every token; other models store nothing
+        return self._create_context(model, mtp=False, n_stored=self._options.max_depth)
+
+    def _create_context(self, model: Any, *, mtp: bool, n_stored: int) -> Any:
         options = self._options
         params = self._llama.llama_context_default_params()
         params.n_batch = params.n_ubatch = max(_N_BATCH, 2 * (options.max_depth + 2))
@@ -150,19 +167,13 @@ class Session:
         if mtp:
             params.ctx_type = _CONTEXT_TYPE_MTP
             params.ctx_other = self.ctx
-        elif not self._api.recurrent_trees(model):
-            # stored states to go back to; the others recompute the state along the committed path
-            params.n_rs_seq = options.max_depth
+        else:
+            params.n_rs_seq = n_stored
         context = self._llama.llama_init_from_model(model, params)
         if not context:
             raise EngineError(
                 f"llama.cpp cannot create a context of {self._n_ctx} tokens for {options.model_path}: "
                 f"{self._log.last_error()}; try a smaller -c."
-            )
-        if not mtp and options.max_depth > 0 and self._api.reserve(context, options.max_nodes + 1) == native.NO_MEMORY:
-            self._llama.llama_free(context)
-            raise EngineError(
-                f"there is no memory for trees of {options.max_nodes} drafted tokens; choose a smaller --policy or a smaller -c."
             )
         return context
 

@@ -414,6 +414,43 @@ def test_a_tree_at_the_very_beginning(bench: Open, kind: str) -> None:
         np.testing.assert_allclose(after, expected[-1], atol=ATOL)
 
 
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_a_path_that_was_applied_in_part_is_not_shortened(bench: Open, kind: str) -> None:
+    b, text = hybrid_with_pending_path(bench, kind)
+    array = (ctypes.c_int32 * 1)(200)
+    # aborted while the path is applied, before an ordinary pass
+    end = abort_after(b, 3)
+    assert b.llama.llama_decode(b.ctx, b.llama.llama_batch_get_one(array, 1)) < 0
+    end()
+    assert not b.api.truncate(b.ctx, 0, len(text) - 1)
+    assert b.n_past() == len(text)
+    np.testing.assert_allclose(b.feed([200]), b.chain_logits(text, [200])[-1], atol=ATOL)
+
+
+def test_a_full_context_leaves_the_path_as_it_was(bench: Open) -> None:
+    b = bench("qwen35", n_ctx=256)
+    prompt = [(7 * i) % 250 + 3 for i in range(246)]
+    b.feed(prompt)
+    assert b.decode(TOKENS[:3], CHAIN[:3]) == 0
+    assert b.commit(2) == 0
+    assert b.decode(TOKENS, PARENTS) == 1
+    assert b.api.truncate(b.ctx, 0, len(prompt) + 1)
+    np.testing.assert_allclose(b.feed([200]), b.chain_logits([*prompt, TOKENS[0]], [200])[-1], atol=ATOL)
+
+
+def test_a_state_that_two_sequences_share_is_not_shortened(bench: Open) -> None:
+    b, text = hybrid_with_pending_path(bench, "qwen35", n_seq_max=2, kv_unified=True)
+    memory = b.llama.llama_get_memory(b.ctx)
+    b.llama.llama_memory_seq_cp(memory, 0, 1, -1, -1)
+    assert not b.llama.llama_memory_seq_rm(memory, 0, len(text) - 1, -1)
+    token, parent = ints([200]), ints([-1])
+    assert b.api.decode(b.ctx, 1, 1, token.ctypes.data, parent.ctypes.data, None) == 0
+    row = b.logits(0)
+    b.api.commit(b.ctx, 1, 0)
+    b.api.clear(b.ctx)
+    np.testing.assert_allclose(row, b.chain_logits(text, [200])[-1], atol=ATOL)
+
+
 def test_an_open_tree_of_a_hybrid_is_protected(bench: Open) -> None:
     b = bench("qwen35")
     b.feed(PROMPT)
@@ -442,7 +479,12 @@ def test_room_for_trees(bench: Open) -> None:
     assert b.api.reserve(b.ctx, 8) == 0  # the pending path survives
     assert b.decode(TOKENS[3:8], CHAIN) == 0
     row = b.logits(0)
+    assert b.commit(0) == 0
+    assert b.api.reserve(b.ctx, 16) == 0  # and no graph refers to what was there before
+    assert b.decode(TOKENS[4:9], CHAIN) == 0
+    other = b.logits(0)
     np.testing.assert_allclose(row, b.chain_logits(PROMPT, TOKENS[:4])[-1], atol=ATOL)
+    np.testing.assert_allclose(other, b.chain_logits(PROMPT, TOKENS[:5])[-1], atol=ATOL)
     planes = bench("qwen35", n_rs_seq=2)
     assert planes.api.reserve(planes.ctx, 8) == native.UNSUPPORTED
     assert b.api.recurrent_trees(b.model)
