@@ -7,7 +7,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_SHIPPED_MODELS = ("starter-13m.gguf", "starter-13m.md")
+_SHIPPED_MODELS = ("reference-11m.gguf",)
 
 
 class PackageDataHook(BuildHookInterface):

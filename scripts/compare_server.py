@@ -89,7 +89,7 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "starter-13m.gguf")
+    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--server", type=Path, default=ROOT / "build" / "stock" / "bin" / "llama-server")
     parser.add_argument("--policy", default="chain:3")
     parser.add_argument("--draft-max", type=int, default=3, help="stock's --spec-draft-n-max; 0 = without speculation")

@@ -166,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if to_card:
             card.check(options.card)
+        for path in (options.json, options.texts):
+            if path:  # minutes of measuring are not lost to a missing folder
+                path.parent.mkdir(parents=True, exist_ok=True)
         measured, texts = measure(options, say)
         if options.json:
             options.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ class CallTimer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "starter-13m.gguf")
+    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policy", default="chain:3")
     parser.add_argument("--temp", type=float, default=0.0)
     parser.add_argument("-n", type=int, default=256)

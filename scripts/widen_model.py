@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write a small model into the tensor shapes of a bigger one, so that it costs what the bigger one costs and says the same.
 
-    python scripts/widen_model.py models/starter-13m.gguf --shape qwen3.5-0.8b --out wide.gguf --type Q4_0
-    python scripts/widen_model.py --check models/starter-13m.gguf wide.gguf
-    python scripts/widen_model.py --curve models/starter-13m.gguf wide.gguf
+    python scripts/widen_model.py models/reference-11m.gguf --shape qwen3.5-0.8b --out wide.gguf --type Q4_0
+    python scripts/widen_model.py --check models/reference-11m.gguf wide.gguf
+    python scripts/widen_model.py --curve models/reference-11m.gguf wide.gguf
 
 Speed with such a file is that of the big shape, acceptance of drafts that of the small model.
 """

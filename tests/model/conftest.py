@@ -24,8 +24,8 @@ NEAR_TIE = 0.03
 
 
 @pytest.fixture(scope="session")
-def starter() -> Path:
-    return ROOT / "models" / "starter-13m.gguf"
+def shipped() -> Path:
+    return ROOT / "models" / "reference-11m.gguf"
 
 
 @pytest.fixture(scope="session")

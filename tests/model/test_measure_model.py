@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +27,13 @@ N = 120
 
 
 @pytest.fixture(scope="module")
-def writer(starter: Path) -> Iterator[Writer]:
-    with Session.open(SessionOptions(starter, n_ctx=1024, max_depth=DEPTH, max_nodes=N_DRAFTED)) as session:
-        yield Writer(session, read_model(starter), 900)
+def writer(shipped: Path) -> Iterator[Writer]:
+    with Session.open(SessionOptions(shipped, n_ctx=1024, max_depth=DEPTH, max_nodes=N_DRAFTED)) as session:
+        yield Writer(session, read_model(shipped), 900)
 
 
 @pytest.mark.parametrize("name", workloads.NAMES)
-def test_replayed_drafts_are_those_of_a_real_run(starter: Path, writer: Writer, name: str) -> None:
+def test_replayed_drafts_are_those_of_a_real_run(shipped: Path, writer: Writer, name: str) -> None:
     prompt = workloads.load(name)[3]
     session = writer.session
     with session.new_sampler(sampling(0.0, 7)) as sampler:
@@ -43,7 +44,7 @@ def test_replayed_drafts_are_those_of_a_real_run(starter: Path, writer: Writer, 
     replayed = ChainRun(3)
     replayed.add(written.log)
     tokens = written.log.tokens[: len(written.log.tokens) - written.log.ended].tolist()
-    difference = near_ties(starter, ids, tokens, generation.tokens)
+    difference = near_ties(shipped, ids, tokens, generation.tokens)
     if difference:
         pytest.skip(difference)
     assert generation.tokens == tokens
@@ -85,10 +86,10 @@ def test_texts_are_written_again_the_same(writer: Writer) -> None:
     assert (one.entropies >= 0).all() and (one.entropies <= np.log(writer.session.n_vocab)).all()
 
 
-def test_the_text_ends_where_the_context_does(starter: Path) -> None:
+def test_the_text_ends_where_the_context_does(shipped: Path) -> None:
     prompt = workloads.load("code")[0]
-    with Session.open(SessionOptions(starter, n_ctx=128 + N_DRAFTED + 1, max_depth=DEPTH, max_nodes=N_DRAFTED)) as session:
-        writer = Writer(session, read_model(starter), 128)
+    with Session.open(SessionOptions(shipped, n_ctx=128 + N_DRAFTED + 1, max_depth=DEPTH, max_nodes=N_DRAFTED)) as session:
+        writer = Writer(session, read_model(shipped), 128)
         with session.new_sampler(sampling(0.0, 0)) as sampler:
             text = writer.write(prompt, sampler, 1000)
         n_prompt = len(writer.prompt_tokens(prompt))
@@ -112,9 +113,9 @@ def test_whatever_the_head_can_draft_is_measured(tiny: Path, kind: str) -> None:
         assert len(text.log.combs) == len(text.log.tokens) - 1
 
 
-def test_held_out_loss_is_that_of_plain_decoding(starter: Path, tmp_path: Path) -> None:
+def test_held_out_loss_is_that_of_plain_decoding(shipped: Path, tmp_path: Path) -> None:
     text = "def add(a, b):\n    return a + b\n"
-    with Session.open(SessionOptions(starter, n_ctx=512)) as session:
+    with Session.open(SessionOptions(shipped, n_ctx=512)) as session:
         tokens = session.tokenize(text, add_special=False, parse_special=True)
         losses = []
         for i in range(1, len(tokens)):
@@ -124,31 +125,31 @@ def test_held_out_loss_is_that_of_plain_decoding(starter: Path, tmp_path: Path) 
             losses.append(float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[tokens[i]]))
         n_bytes = len(text.encode()) - len(session.piece(tokens[0]))
     # several passes over one text give the same
-    with Engine(starter, n_ctx=512, mtp=False, n_batch=8) as engine:
+    with Engine(shipped, n_ctx=512, mtp=False, n_batch=8) as engine:
         np.testing.assert_allclose(engine.losses(tokens), losses, atol=0.05)
     file = tmp_path / "mine.txt"
     file.write_text(text)
-    found = surprise(starter, {"mine": file}, None, None, lambda line: None)["mine"]
+    found = surprise(shipped, {"mine": file}, None, None, lambda line: None)["mine"]
     assert (found["n_documents"], found["n_tokens"], found["n_bytes"]) == (1, len(losses), n_bytes)
     assert found["nats_per_token"] == pytest.approx(np.mean(losses), abs=0.02)
     assert found["perplexity"] == pytest.approx(np.exp(found["nats_per_token"]))
     assert found["nats_per_byte"] == pytest.approx(found["nats_per_token"] * len(losses) / n_bytes)
 
 
-def test_the_command_measures_everything(starter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_everything(shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, card, report = tmp_path / "own.txt", tmp_path / "card.md", tmp_path / "m.json"
     own.write_text("Once upon a time\nThe answer is\n")
     card.write_text(f"# Card\n{BEGIN}\n{END}\n")
     # one thread: the model is too small for more, which only wait for each other on a busy machine
     arguments = ["--quick", "--threads", "1", "-n", "24", "--prompts", "1", "--workload", "code", "math", "chat", str(own)]
     outputs = ["--json", str(report), "--card", str(card), "--texts", str(tmp_path / "texts.jsonl")]
-    assert measure_model.main([str(starter), *arguments, *outputs]) == 0
+    assert measure_model.main([str(shipped), *arguments, *outputs]) == 0
     shown = capsys.readouterr().out
     assert shown in card.read_text()
 
     found = json.loads(report.read_text())
-    assert found["model"]["sha256"] == "3c2a33eb4d2af726453bb9217ab92c3cb80d387ef068dafeeca03c4559a5814b"
-    assert found["model"]["n_parameters"] == 12_762_904
+    assert found["model"]["sha256"] == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert found["model"]["n_parameters"] == 11_108_120
     assert list(found["workloads"]) == ["code", "math", "chat", "own"]
     for name, temps in found["workloads"].items():
         assert list(temps) == ["0", "0.8"]
@@ -175,8 +176,8 @@ def test_the_command_measures_everything(starter: Path, tmp_path: Path, capsys: 
     ],
 )
 def test_wrong_arguments_are_one_sentence(
-    starter: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    shipped: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert measure_model.main([str(starter), *arguments]) == 1
+    assert measure_model.main([str(shipped), *arguments]) == 1
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("error: ") and "\n" not in error

@@ -173,7 +173,7 @@ def test_every_row_is_that_of_its_path(bench: Open, kind: str, cache: str) -> No
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_row_of_the_shipped_model(cache: str) -> None:
-    b = Bench(ROOT / "models" / "starter-13m.gguf")
+    b = Bench(ROOT / "models" / "reference-11m.gguf")
     try:
         assert check_trees(b, TREES, seed=99, **CACHES[cache]) > 20 * TREES
     finally:

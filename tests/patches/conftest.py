@@ -38,7 +38,7 @@ def programs(layout: Layout) -> Path:
 
 
 @pytest.fixture(scope="session")
-def starter_model() -> Path:
-    path = Path(__file__).parents[2] / "models" / "starter-13m.gguf"
+def shipped_model() -> Path:
+    path = Path(__file__).parents[2] / "models" / "reference-11m.gguf"
     assert path.is_file()
     return path

@@ -28,11 +28,11 @@ def probe(library_folder: Path, models: list[Path]) -> list[str]:
     return finished.stdout.split()
 
 
-def test_idle_logits_are_those_of_stock(layout: Layout, starter_model: Path, tmp_path: Path) -> None:
+def test_idle_logits_are_those_of_stock(layout: Layout, shipped_model: Path, tmp_path: Path) -> None:
     patched, stock = layout.root / "engine" / "bin", layout.root / "stock" / "bin"
     assert library_file(stock).is_file(), "the unpatched library is not built: run scripts/setup --with-tests"
     make_tiny_models(tmp_path, KINDS)
-    models = [starter_model, *(tmp_path / f"{kind}.gguf" for kind in KINDS)]
+    models = [shipped_model, *(tmp_path / f"{kind}.gguf" for kind in KINDS)]
     expected = probe(stock, models)
     assert len(set(expected)) == len(models), "every model has a digest of its own"
     assert probe(patched, models) == expected

@@ -72,13 +72,13 @@ def test_recurrent_state_rollback(programs: Path, dummy_models: Path) -> None:
         assert any(line.startswith(architecture) and "PASS" in line for line in table), output[-4000:]
 
 
-def test_rollback_of_the_starter_model(programs: Path, starter_model: Path) -> None:
+def test_rollback_of_the_shipped_model(programs: Path, shipped_model: Path) -> None:
     """A trained model with an MTP block, which the random ones are not.
 
     The exit status is left out: the program goes on to two sequences at once, which this project does not use and which
     the unpatched source fails on this model.
     """
-    command = [str(programs / "test-recurrent-state-rollback"), "-m", str(starter_model)]
+    command = [str(programs / "test-recurrent-state-rollback"), "-m", str(shipped_model)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300, check=False)
     output = done.stdout + done.stderr
     assert "recurrent rollback checkpoint restored successfully" in output, output[-4000:]
@@ -102,8 +102,8 @@ def test_operations(programs: Path, operation: str) -> None:
     assert n_passed[1] == n_passed[2] != "0"
 
 
-def test_backend_sampler(programs: Path, starter_model: Path) -> None:
-    output = run(programs / "test-backend-sampler", "--model", str(starter_model), "--device", "cpu")
+def test_backend_sampler(programs: Path, shipped_model: Path) -> None:
+    output = run(programs / "test-backend-sampler", "--model", str(shipped_model), "--device", "cpu")
     assert output.count("PASSED") >= 18
 
 
