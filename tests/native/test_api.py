@@ -31,7 +31,8 @@ def test_the_abi_is_the_one_of_the_header() -> None:
         ("glm4moe", {"n_seq_max": 2}, native.SUPPORT_CHAIN, native.MAX_NODES - 1),
         ("qwen35", {"n_rs_seq": 5}, native.SUPPORT_CHAIN, 5),
         ("qwen3next", {"n_rs_seq": 2}, native.SUPPORT_CHAIN, 2),
-        ("qwen35", {}, native.SUPPORT_NONE, 0),
+        ("qwen35", {}, native.SUPPORT_TREE, native.MAX_NODES - 1),
+        ("qwen35", {"n_rs_seq": 0}, native.SUPPORT_NONE, 0),
         ("mamba2", {"n_rs_seq": 5}, native.SUPPORT_NONE, 0),
     ],
 )
