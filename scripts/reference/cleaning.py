@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from html.parser import HTMLParser
 
-MIN_CODE, GROUP_CODE, MAX_CODE = 160, 2_600, 6_000
-MIN_PROSE, GROUP_PROSE, MAX_PARAGRAPH = 280, 5_000, 2_500
+# Documents are short, a function or two and a few paragraphs: a small model that has often seen a text end ends its own before
+# it runs out of things to say and begins to repeat itself.
+MIN_CODE, GROUP_CODE, MAX_CODE = 160, 900, 2_600
+MIN_PROSE, GROUP_PROSE, MAX_PARAGRAPH = 280, 1_300, 2_500
 LONGEST_LINE = 120
 # Text that compresses better than this repeats itself, and a small model that reads it learns to loop.
 LEAST_COMPRESSED = 0.23

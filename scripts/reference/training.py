@@ -45,10 +45,10 @@ class TrainingOptions:
     long_tokens: int = 1024  # of a row towards the end, so that positions far apart are not new to the model
     long_from: float = 0.8  # share of the budget
     repeat_rows: int = 1  # of a batch, in place of ordinary ones; not before repeat_from
-    repeat_from: float = 0.84  # share of the budget, behind long_from: loops are learnt away in their full length
-    # Of the penalty on repetition. At 1 its gradient is some 3 times the ordinary rows' and held-out losses fall visibly slower;
-    # one to one, as the source mixes them, is near this.
-    repeat_weight: float = 0.5
+    repeat_from: float = 0.6  # share of the budget: a penalty for the last sixth alone left most long outputs looping
+    # Of the penalty on repetition. Its gradient is then some 3 times the ordinary rows' and their losses fall a little slower; at
+    # 0.5, where it is one to one as the source mixes them, loops stay.
+    repeat_weight: float = 1.0
     draft_share: float = 0.25  # of the positions, where drafts start in training
     part_weights: tuple[float, ...] = (1.0, 0.3, 0.2, 0.15)  # trunk, then MTP depths
     z_weight: float = 0.01  # 1e-4 leaves the logs of the denominators near 10 in runs as short as these
