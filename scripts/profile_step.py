@@ -25,7 +25,7 @@ from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 
 PARTS = ("schedule", "draft", "verify", "accept", "commit")
-CALLS = ("decode", "commit", "greedy", "mtp_extend", "mtp_draft")
+CALLS = ("decode", "commit", "greedy", "mtp_push", "mtp_draft")
 
 
 class CallTimer:

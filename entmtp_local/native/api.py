@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 # The value of LLAMA_ENTMTP_ABI that these bindings were written for.
-ABI = 2
+ABI = 3
 
 MAX_NODES = 256
+MAX_TOP = 64
+VOCAB_STEP = 64
 
 # enum llama_entmtp_status
 OK = 0
@@ -88,18 +90,30 @@ class Api:
         # void llama_entmtp_clear(ctx)
         self.clear = bind("llama_entmtp_clear", None, _ctx)
 
+        # int32_t llama_entmtp_set_top(ctx, int32_t k)
+        self.set_top = bind("llama_entmtp_set_top", _i32, _ctx, _i32)
+
+        # int32_t llama_entmtp_row(ctx, int32_t i, int32_t k, llama_token * ids, float * logp, float * entropy)
+        self.row = bind("llama_entmtp_row", _i32, _ctx, _i32, _i32, _ptr, _ptr, _ptr)
+
         # int32_t llama_entmtp_top_k(ctx, int32_t i, int32_t k, llama_token * ids, float * logits)
         self.top_k = bind("llama_entmtp_top_k", _i32, _ctx, _i32, _i32, _ptr, _ptr)
 
         # int32_t llama_entmtp_greedy(ctx, n, const llama_token * token, const int32_t * parent, llama_token * best)
         self.greedy = bind("llama_entmtp_greedy", _i32, _ctx, _i32, _ptr, _ptr, _ptr)
 
-        # int32_t llama_entmtp_mtp_extend(ctx_mtp, ctx_tgt, seq_id, n, const llama_token * token, const int32_t * row, bool draft)
-        self.mtp_extend = bind("llama_entmtp_mtp_extend", _i32, _ctx, _ctx, _i32, _i32, _ptr, _ptr, _bool)
+        # int32_t llama_entmtp_mtp_push(ctx_mtp, ctx_tgt, seq_id, n, const llama_token * token, const int32_t * row)
+        self.mtp_push = bind("llama_entmtp_mtp_push", _i32, _ctx, _ctx, _i32, _i32, _ptr, _ptr)
 
         # int32_t llama_entmtp_mtp_keep(ctx_mtp, ctx_tgt, int32_t row)
         self.mtp_keep = bind("llama_entmtp_mtp_keep", _i32, _ctx, _ctx, _i32)
 
+        # int32_t llama_entmtp_mtp_flush(ctx_mtp, seq_id)
+        self.mtp_flush = bind("llama_entmtp_mtp_flush", _i32, _ctx, _i32)
+
         # int32_t llama_entmtp_mtp_draft(ctx_mtp, seq_id, n, const int32_t * parent, const int32_t * rank,
-        #                                llama_token * token, float * logit)
-        self.mtp_draft = bind("llama_entmtp_mtp_draft", _i32, _ctx, _i32, _i32, _ptr, _ptr, _ptr, _ptr)
+        #                                llama_token * token, float * logp, float * entropy)
+        self.mtp_draft = bind("llama_entmtp_mtp_draft", _i32, _ctx, _i32, _i32, _ptr, _ptr, _ptr, _ptr, _ptr)
+
+        # int32_t llama_entmtp_mtp_set_vocab(ctx_mtp, int32_t n)
+        self.mtp_set_vocab = bind("llama_entmtp_mtp_set_vocab", _i32, _ctx, _i32)

@@ -370,7 +370,7 @@ class Session:
         rows = np.arange(n_there - 1, n - 1, dtype=np.int32)
         if len(tokens):
             self._check(
-                self._api.mtp_extend(self._ctx_mtp, self.ctx, _SEQ, len(tokens), tokens.ctypes.data, rows.ctypes.data, False),
+                self._api.mtp_push(self._ctx_mtp, self.ctx, _SEQ, len(tokens), tokens.ctypes.data, rows.ctypes.data),
                 "the prompt's drafts",
             )
         self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, n - 1), "the prompt's hidden row")
@@ -381,7 +381,7 @@ class Session:
     def start(self, pending: int) -> None:
         """Take the token sampled from the prompt's last row as pending."""
         if self._ctx_mtp is not None:
-            self._extend((pending,), (-1,), draft=True)
+            self._push((pending,), (-1,))
             self._n_mtp += 1
 
     def draft(self, shape: TreeShape) -> DraftTree:
@@ -389,11 +389,11 @@ class Session:
         if shape is not self._shape:
             self._set_shape(shape)
         n = shape.n_nodes
-        passes = self._api.mtp_draft(
-            self._ctx_mtp, _SEQ, n, self._parents_address, self._ranks_address, self._node_tokens_address, None
+        code = self._api.mtp_draft(
+            self._ctx_mtp, _SEQ, n, self._parents_address, self._ranks_address, self._node_tokens_address, None, None
         )
-        if passes < 0:
-            self._check(passes, "a draft")
+        if code:
+            self._check(code, "a draft")
         self._drafted = tuple(self._node_tokens)
         return DraftTree(shape, self._drafted)
 
@@ -424,18 +424,18 @@ class Session:
             self.clear()
 
     def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None:
-        """Show the committed path and the new pending token to the MTP context: one pass of catch-up and first draft level.
+        """Note the committed path and the new pending token for the MTP context, which the next draft feeds them to.
 
-        With pending = None the generation ends: the path is caught up with, the last hidden row kept for what comes next.
+        With pending = None the generation ends: the last hidden row is kept for what comes next.
         """
         if self._ctx_mtp is None:
             return
         tokens = [tree.tokens[node] for node in path[1:]]
         if pending is not None:
-            self._extend((*tokens, pending), path, draft=True)
+            self._push((*tokens, pending), path)
         else:
             if tokens:
-                self._extend(tokens, path[:-1], draft=False)
+                self._push(tokens, path[:-1])
             self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, path[-1]), "the hidden row of the last token")
         self._n_mtp += len(tokens) + (pending is not None)
 
@@ -474,11 +474,11 @@ class Session:
         sample, ctx = sampler.sample, self.ctx
         return lambda row: sample(ctx, row)
 
-    def _extend(self, tokens: Sequence[int], rows: Sequence[int], *, draft: bool) -> None:
+    def _push(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
         n = len(tokens)
         self._pair_tokens[:n] = list(tokens)
         self._pair_rows[:n] = list(rows)
-        code = self._api.mtp_extend(self._ctx_mtp, self.ctx, _SEQ, n, self._pair_tokens_address, self._pair_rows_address, draft)
+        code = self._api.mtp_push(self._ctx_mtp, self.ctx, _SEQ, n, self._pair_tokens_address, self._pair_rows_address)
         if code:
             self._check(code, "the drafter")
 

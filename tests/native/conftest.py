@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from native.ggml import Ggml
 
 from entmtp_local.native import api as native
 from entmtp_local.native import library
@@ -118,3 +119,10 @@ def bench(tiny: Path) -> Iterator[Callable[..., Bench]]:
     yield open_bench
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def ggml() -> Iterator[Ggml]:
+    instance = Ggml()
+    yield instance
+    instance.close()

@@ -586,8 +586,11 @@ def test_sequences_that_do_not_exist(bench: Open, seq_id: int) -> None:
     assert not b.api.truncate(b.ctx, seq_id, 3)
     assert not b.api.truncate(b.ctx, 0, -5)
     mtp = b.context(ctx_type=1, ctx_other=b.ctx)
-    assert b.api.mtp_extend(mtp, b.ctx, seq_id, 1, token.ctypes.data, parent.ctypes.data, True) == native.INVALID
-    assert b.api.mtp_draft(mtp, seq_id, 1, parent.ctypes.data, parent.ctypes.data, token.ctypes.data, None) == native.INVALID
+    assert b.api.mtp_push(mtp, b.ctx, seq_id, 1, token.ctypes.data, parent.ctypes.data) == native.INVALID
+    assert b.api.mtp_flush(mtp, seq_id) == native.INVALID
+    assert (
+        b.api.mtp_draft(mtp, seq_id, 1, parent.ctypes.data, parent.ctypes.data, token.ctypes.data, None, None) == native.INVALID
+    )
     assert b.n_past() == len(PROMPT)
 
 
