@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""What drafting costs: ms per step for 1 to 8 levels, against the passes that llama.cpp's draft-mtp makes.
+
+Arms, in turn, each after a verification of D + 1 nodes by the target, of which ACCEPTED drafted ones are kept:
+
+    stock    one MTP pass over all verified tokens, then D passes of one token with its full row of logits, from which a
+             top-10 sampler takes the next one: the calls of common/speculative.cpp, made from here
+    ours     the accepted tokens and all D levels in one call
+    ours N   the same with the first N tokens of the vocabulary to draft from (--vocab)
+
+Everything but the drafting is left out of the times. The last line is one JSON object.
+
+    .venv/bin/python scripts/bench_drafting.py [MODEL] [--levels 1 2 3 4 6 8] [--vocab 8192 32768]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from entmtp_local.native import api as native  # noqa: E402
+from entmtp_local.native import library  # noqa: E402
+from entmtp_local.native.log import LogCapture  # noqa: E402
+from entmtp_local.native.session import physical_cores  # noqa: E402
+
+SEQ = 0
+CONTEXT_TYPE_MTP = 1
+
+
+class Bench:
+    """A target and the MTP contexts of the arms, all at the same tokens."""
+
+    def __init__(self, path: Path, n_threads: int, n_ctx: int, max_levels: int) -> None:
+        self.llama: Any = library.load()
+        self.api = library.api()
+        self._log = LogCapture(self.llama, verbose=False)
+        self.llama.llama_backend_init()
+        params = self.llama.llama_model_default_params()
+        params.load_mtp = True
+        self.model = self.llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            sys.exit(f"llama.cpp cannot load {path}: {self._log.last_error()}")
+        self.n_vocab = self.llama.llama_vocab_n_tokens(self.llama.llama_model_get_vocab(self.model))
+        self.n_embd = self.llama.llama_model_n_embd_out(self.model)
+        self._common = {"n_ctx": n_ctx, "n_batch": 512, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": max_levels + 1}
+        self._common |= {"n_threads": n_threads, "n_threads_batch": n_threads}
+        self.target = self.context()
+        if self.api.reserve(self.target, max_levels + 1) not in (native.OK, native.UNSUPPORTED):
+            sys.exit("the model's memory has no room for trees")
+        self.api.set_nextn(self.target, True, False)
+        self._rng = np.random.default_rng(1)
+
+    def context(self, **values: Any) -> Any:
+        params = self.llama.llama_context_default_params()
+        for name, value in (self._common | values).items():
+            setattr(params, name, value)
+        ctx = self.llama.llama_init_from_model(self.model, params)
+        if not ctx:
+            sys.exit(f"llama.cpp cannot create a context: {self._log.last_error()}")
+        return ctx
+
+    def mtp_context(self) -> Any:
+        ctx = self.context(ctx_type=CONTEXT_TYPE_MTP, ctx_other=self.target)
+        self.api.set_nextn(ctx, True, True)
+        return ctx
+
+    def tokens(self, n: int) -> Any:
+        # ids that a reduced vocabulary has, too
+        return self._rng.integers(0, min(self.n_vocab - 300, 4096), n).astype(np.int32)
+
+    def verify(self, tokens: Any, n_kept: int) -> None:
+        """A chain, of which the first n_kept nodes stay."""
+        parents = np.arange(-1, len(tokens) - 1, dtype=np.int32)
+        assert self.api.decode(self.target, SEQ, len(tokens), tokens.ctypes.data, parents.ctypes.data, None) == 0
+        assert self.api.commit(self.target, SEQ, n_kept - 1) == 0
+
+
+class Stock:
+    """The passes of llama.cpp's own draft-mtp."""
+
+    name = "stock"
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench, self._llama = bench, bench.llama
+        self._ctx = bench.mtp_context()
+        self._memory = self._llama.llama_get_memory(self._ctx)
+        self._batch = self._llama.llama_batch_init(64, 0, 1)
+        self._pending = np.zeros(bench.n_embd, np.float32)
+        self._chain = self._llama.llama_sampler_chain_init(self._llama.llama_sampler_chain_default_params())
+        self._llama.llama_sampler_chain_add(self._chain, self._llama.llama_sampler_init_top_k(10))
+        self._llama.llama_sampler_chain_add(self._chain, self._llama.llama_sampler_init_dist(1))
+        self._embeddings = bench.api.get_nextn
+        self.seconds: list[float] = []
+
+    def _decode(self, tokens: Any, rows: Any, begin: int, *, output: bool) -> None:
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = int(token), begin + i, 1, SEQ
+            batch.logits[i] = output
+        batch.embd = rows.ctypes.data_as(type(batch.embd))
+        code = self._llama.llama_decode(self._ctx, batch)
+        batch.embd = None
+        assert code == 0, code
+
+    def run(self, verified: Any, n_kept: int, pending: int, levels: int, n_past: int) -> None:
+        n_embd = self._bench.n_embd
+        target = np.ctypeslib.as_array(self._embeddings(self._bench.target), shape=(len(verified), n_embd))
+        begin = perf_counter()
+        self._decode(verified, np.concatenate([self._pending[None], target[:-1]]), n_past, output=False)
+        self._llama.llama_synchronize(self._ctx)
+        self._pending = target[n_kept - 1].copy()
+        self._llama.llama_memory_seq_rm(self._memory, SEQ, n_past + n_kept, -1)
+        token, hidden = pending, self._pending
+        for level in range(levels):
+            self._decode([token], np.ascontiguousarray(hidden[None]), n_past + n_kept + level, output=True)
+            token = self._llama.llama_sampler_sample(self._chain, self._ctx, 0)
+            hidden = np.ctypeslib.as_array(self._embeddings(self._ctx), shape=(1, n_embd))[0].copy()
+        self.seconds.append(perf_counter() - begin)
+        self._llama.llama_memory_seq_rm(self._memory, SEQ, n_past + n_kept, -1)
+
+    def close(self) -> None:
+        self._llama.llama_sampler_free(self._chain)
+        self._llama.llama_batch_free(self._batch)
+        self._llama.llama_free(self._ctx)
+
+
+class Ours:
+    def __init__(self, bench: Bench, n_draft_vocab: int = 0) -> None:
+        self._bench, self._api = bench, bench.api
+        self._ctx = bench.mtp_context()
+        n = self._api.mtp_set_vocab(self._ctx, n_draft_vocab)
+        self.name = f"ours {n}" if n_draft_vocab else "ours"
+        if n < 0:
+            sys.exit(f"--vocab {n_draft_vocab}: the model cannot draft from a part of its vocabulary (code {n})")
+        self._has_drafted = False
+        self.seconds: list[float] = []
+
+    def run(self, verified: Any, n_kept: int, pending: int, levels: int, n_past: int) -> None:
+        # the first of the verified tokens was fed by the draft before, if there was one
+        tokens = np.array([*verified[int(self._has_drafted) : n_kept], pending], dtype=np.int32)
+        rows = np.arange(n_kept - len(tokens), n_kept, dtype=np.int32)
+        parents = np.arange(-1, levels, dtype=np.int32)
+        ranks = np.zeros(levels + 1, np.int32)
+        drafted, logp = np.zeros(levels + 1, np.int32), np.zeros(levels + 1, np.float32)
+        begin = perf_counter()
+        code = self._api.mtp_push(self._ctx, self._bench.target, SEQ, len(tokens), tokens.ctypes.data, rows.ctypes.data)
+        code = code or self._api.mtp_draft(
+            self._ctx, SEQ, levels + 1, parents.ctypes.data, ranks.ctypes.data, drafted.ctypes.data, logp.ctypes.data, None
+        )
+        self.seconds.append(perf_counter() - begin)
+        assert code == 0, code
+        self._has_drafted = True
+
+    def close(self) -> None:
+        self._bench.llama.llama_free(self._ctx)
+
+
+def measure(bench: Bench, arms: list[Any], levels: int, n_kept: int, repeats: int) -> dict[str, Any]:
+    memory = bench.llama.llama_get_memory(bench.target)
+    pending = int(bench.tokens(1)[0])
+    for arm in arms:
+        arm.seconds.clear()
+    for i in range(repeats + 2):
+        n_past = int(bench.llama.llama_memory_seq_pos_max(memory, SEQ)) + 1
+        verified = np.concatenate([[pending], bench.tokens(levels)]).astype(np.int32)
+        bench.verify(verified, n_kept)
+        pending = int(bench.tokens(1)[0])
+        for arm in arms if i % 2 == 0 else arms[::-1]:
+            arm.run(verified, n_kept, pending, levels, n_past)
+    stock = arms[0].seconds[2:]
+    return {
+        arm.name: {
+            "ms": statistics.median(arm.seconds[2:]) * 1e3,
+            "ratio": statistics.median(a / b for a, b in zip(arm.seconds[2:], stock, strict=True)),
+        }
+        for arm in arms
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
+    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8])
+    parser.add_argument("--vocab", type=int, nargs="*", default=[], help="multiples of 64")
+    parser.add_argument("--accepted", type=int, default=1, help="drafted tokens that are kept in each step (default: 1)")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    options = parser.parse_args()
+    if min(options.levels) < max(1, options.accepted):
+        parser.error("--levels begin at 1, and no more than a draft can be --accepted")
+
+    n_ctx = 512 + len(options.levels) * (options.repeats + 3) * (options.accepted + 1) + 2 * max(options.levels)
+    bench = Bench(options.model, options.threads, n_ctx, max(options.levels))
+    arms = [Stock(bench), Ours(bench), *(Ours(bench, n) for n in options.vocab)]
+    print(f"{options.model.name}, {options.threads} threads: ms of drafting per step (ratio to stock)")
+    report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "accepted": options.accepted, "levels": {}}
+    for levels in options.levels:
+        row = measure(bench, arms, levels, options.accepted + 1, options.repeats)
+        report["levels"][levels] = row
+        print(
+            f"{levels:3d}" + "".join(f"   {name} {cell['ms']:8.3f} ({cell['ratio']:.3f})" for name, cell in row.items()),
+            flush=True,
+        )
+    for arm in arms:
+        arm.close()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
