@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.reference.data import KINDS, Mixture, heldout_rows, load_tokens
+from scripts.reference.data import KINDS, Loops, Mixture, heldout_rows, load_tokens
 from scripts.reference.export import export
 from scripts.reference.loss import head_loss, repetition_loss
 from scripts.reference.model import MTP_DEPTHS, ReferenceConfig, ReferenceModel
 from scripts.reference.optimiser import Optimiser, rate_share
-from scripts.reference.tokenizer import RESERVED, balanced_sample, load, save, train_tokenizer
+from scripts.reference.tokenizer import END_OF_TEXT, RESERVED, balanced_sample, load, save, train_tokenizer
 
 FORMAT = 1
 PARTS = ("trunk", *(f"mtp{depth + 1}" for depth in range(MTP_DEPTHS)))
@@ -126,12 +126,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 class Trainer:
     """One run: the model, its optimiser, its place in the data, and the folder they are kept in."""
 
-    def __init__(self, corpus: Path, out: Path, options: TrainingOptions, device: str | None = None) -> None:
+    def __init__(
+        self, corpus: Path, out: Path, options: TrainingOptions, device: str | None = None, loops: Path | None = None
+    ) -> None:
+        self.loops = Loops(loops) if loops else None
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.options = out, options
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = self._tokenizer(corpus)
         n_vocab = self.tokenizer.get_vocab_size()
+        self.end = self.tokenizer.token_to_id(END_OF_TEXT)
         cache = out / "tokens"
         self.mixture = Mixture(load_tokens(corpus / "train", self.tokenizer, cache), options.kind_weights, options.seed)
         heldout = load_tokens(corpus / "heldout", self.tokenizer, cache)
@@ -213,6 +217,8 @@ class Trainer:
         rows = self.mixture.rows(n_rows, n_tokens)
         if n_repeating > 0:
             ordinary, repetitions = self.mixture.split_repeating(rows, n_repeating)
+            if self.loops:
+                repetitions = self.loops.rows(n_repeating, n_tokens, np.random.default_rng([options.seed, self.step]))
             rows = np.concatenate([ordinary, repetitions.ids])
         starts = self.mixture.draft_starts(n_tokens, int(options.draft_share * n_tokens), MTP_DEPTHS)
         ids, at = torch.from_numpy(rows).to(self.device), torch.from_numpy(starts).to(self.device)
@@ -242,8 +248,8 @@ class Trainer:
                 looping,
                 model.embedding,
                 targets[n_ordinary:],
-                torch.from_numpy(repetitions.begins).to(self.device),
-                torch.from_numpy(repetitions.lengths).to(self.device),
+                torch.from_numpy(repetitions.back[:, 1:]).to(self.device),
+                end=self.end,
                 weight=options.repeat_weight,
                 z_weight=options.z_weight,
                 dtype=self.dtype,
@@ -320,6 +326,7 @@ def train(
     resume: bool = False,
     stop: Callable[[Trainer], bool] = lambda trainer: False,
     device: str | None = None,
+    loops: Path | None = None,
     save_every: float = 4.0,
     evaluate_every: float = 6.0,
     export_every: float = 0.0,
@@ -330,6 +337,7 @@ def train(
     Args:
         resume: go on from the folder's checkpoint: the options are its own, but for the budget
         stop: asked after each step; the checkpoint is written before it is obeyed
+        loops: loops of an earlier state of the model, to learn away in place of those that are made from text
         save_every, evaluate_every, export_every: minutes; 0 = only at the end
         log_every: seconds
     Raises: ValueError for a folder that does not fit, FloatingPointError when the loss is lost.
@@ -340,7 +348,7 @@ def train(
         options = replace(TrainingOptions(**saved), minutes=options.minutes, steps=options.steps, compiled=options.compiled)
     elif (out / "checkpoint.pt").exists():
         raise ValueError(f"{out} holds a run already; go on with --resume or name another folder.")
-    trainer = Trainer(corpus, out, options, device)
+    trainer = Trainer(corpus, out, options, device, loops)
     if resume:
         trainer.resume()
     log = (out / "log.jsonl").open("a", encoding="utf-8")

@@ -44,9 +44,9 @@ class Draft:
 class DraftBench:
     """A target with its MTP context, both holding the prompt."""
 
-    def __init__(self, b: Bench) -> None:
+    def __init__(self, b: Bench, **params: Any) -> None:
         self.b, self.api = b, b.api
-        self.mtp = b.context(ctx_type=CONTEXT_TYPE_MTP, ctx_other=b.ctx)
+        self.mtp = b.context(ctx_type=CONTEXT_TYPE_MTP, ctx_other=b.ctx, **params)
         self.api.set_nextn(b.ctx, True, False)
         self.api.set_nextn(self.mtp, True, True)
         b.feed(PROMPT)
@@ -207,6 +207,23 @@ def test_steps_that_draft_nothing_are_caught_up_with(drafter: Callable[..., Draf
         assert d.push([PENDING], [0]) == 0
         drafts.append(d.draft(*CHAIN))
         assert d.n_past() == len(PROMPT) + 291
+    assert drafts[0].tokens == drafts[1].tokens
+    assert drafts[0].logp == pytest.approx(drafts[1].logp, abs=ATOL)
+
+
+@pytest.mark.parametrize("kind", ["qwen35", "glm4moe"])
+def test_a_queue_no_longer_than_a_pass(bench: Open, kind: str) -> None:
+    drafts = []
+    for n_ubatch in (12, 256):
+        d = DraftBench(bench(kind, mtp=True, n_rs_seq=3), n_ubatch=n_ubatch)
+        d.b.feed(range(70, 100))
+        assert d.push([70], [-1]) == 0
+        for i in range(29):
+            assert d.push([71 + i], [i]) == 0
+        assert d.push([PENDING], [29]) == 0
+        drafts.append(d.draft(PARENTS, RANKS))
+        assert drafts[-1].code == 0
+        assert d.n_past() == len(PROMPT) + 31
     assert drafts[0].tokens == drafts[1].tokens
     assert drafts[0].logp == pytest.approx(drafts[1].logp, abs=ATOL)
 
