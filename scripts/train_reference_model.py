@@ -32,9 +32,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=0, help="a budget of steps instead of minutes: reproducible")
     parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
     parser.add_argument("--export-every", type=float, default=0.0, metavar="MINUTES", help="write OUT/model.gguf on the way too")
-    parser.add_argument(
-        "--loops", type=Path, metavar="FILE", help="loops of an earlier state to learn away (scripts/write_loops.py)"
-    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--no-compile", action="store_true", help="slower, but needs no C++ compiler")
@@ -76,7 +73,6 @@ def main(argv: list[str] | None = None) -> int:
             resume=args.resume,
             stop=lambda _: interrupted,
             device=args.device,
-            loops=args.loops,
             export_every=args.export_every,
         )
     except (ValueError, FloatingPointError) as error:

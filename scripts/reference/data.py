@@ -36,10 +36,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Repetitions:
-    """Rows that repeat segments of themselves, as a model does that is caught in a loop."""
+    """Rows that begin as text and then repeat a segment of it to their end, as a model does that is caught in a loop."""
 
     ids: NDArray[np.int64]  # (n_rows, n_tokens + 1)
-    back: NDArray[np.int64]  # how far back the token stands that each one repeats, 0 = none; (n_rows, n_tokens + 1)
+    begins: NDArray[np.int64]  # where the segment stands for the first time, as part of the text; (n_rows,)
+    lengths: NDArray[np.int64]  # of the segments; (n_rows,)
 
 
 def _documents(folder: Path) -> Iterator[tuple[str, str]]:
@@ -125,47 +126,6 @@ class Stream:
         return np.concatenate(parts).astype(np.int64)
 
 
-class Loops:
-    """Loops that a model has fallen into, each with the text before it (see scripts/write_loops.py)."""
-
-    N_COPIES = 3  # the later ones are foregone conclusions
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path) as arrays:
-            self._ids, self._ends = arrays["ids"], arrays["ends"]
-            self._starts, self._periods = arrays["starts"], arrays["periods"]
-        if not len(self._ends):
-            raise ValueError(f"{path} holds no loops: there is nothing to train against.")
-
-    @staticmethod
-    def write(path: Path, loops: list[tuple[list[int], int, int]]) -> None:
-        """Save (ids, where the first copy starts, period) of each loop."""
-        ids = [np.array(tokens[: start + Loops.N_COPIES * period], dtype=np.uint16) for tokens, start, period in loops]
-        np.savez(
-            path,
-            ids=np.concatenate([*ids, np.zeros(0, np.uint16)]),
-            ends=np.cumsum([len(one) for one in ids], dtype=np.int64),
-            starts=np.array([start for _, start, _ in loops], dtype=np.int64),
-            periods=np.array([period for _, _, period in loops], dtype=np.int64),
-        )
-
-    def rows(self, n_rows: int, n_tokens: int, rng: np.random.Generator) -> Repetitions:
-        """Loops drawn at random, end to end."""
-        n_ids = n_tokens + 1
-        ids, back = np.zeros((n_rows, n_ids), np.int64), np.zeros((n_rows, n_ids), np.int64)
-        for row in range(n_rows):
-            filled = 0
-            while filled < n_ids:
-                i = int(rng.integers(len(self._ends)))
-                begin = int(self._ends[i - 1]) if i else 0
-                one = self._ids[begin : self._ends[i]][: n_ids - filled]
-                ids[row, filled : filled + len(one)] = one
-                repeats = filled + int(self._starts[i] + self._periods[i])
-                back[row, repeats : filled + len(one)] = self._periods[i]
-                filled += len(one)
-        return Repetitions(ids, back)
-
-
 class Mixture:
     """Rows of text, each from one kind, the kinds drawn by weight."""
 
@@ -206,8 +166,7 @@ class Mixture:
         first, length = begins[:, None], lengths[:, None]
         source = np.where(at < first, at, first + (at - first) % length)
         ids = np.take_along_axis(rows[chosen], source, axis=1)
-        back = np.where(at >= first + length, length, 0)
-        return np.delete(rows, chosen, axis=0), Repetitions(ids, back)
+        return np.delete(rows, chosen, axis=0), Repetitions(ids, begins, lengths)
 
     def draft_starts(self, n_tokens: int, n_starts: int, n_depths: int) -> NDArray[np.int64]:
         """Ascending positions where drafts start, so that all depths have targets."""

@@ -5,7 +5,6 @@ Knows nothing of models: it takes rows, a matrix of embeddings and targets.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,9 +126,9 @@ def repetition_loss(
     rows: Tensor,
     embedding: Tensor,
     targets: Tensor,
-    back: Tensor,
+    begins: Tensor,
+    lengths: Tensor,
     *,
-    end: int | None = None,
     weight: float = 1.0,
     z_weight: float = 0.0,
     dtype: torch.dtype = torch.float32,
@@ -143,20 +142,19 @@ def repetition_loss(
         rows: hidden rows of the trunk, (n_seqs, n_tokens, n_embd) f32
         embedding: (n_vocab, n_embd) f32
         targets: (n_seqs, n_tokens) int64, one further on than the inputs
-        back: how far back the token stands that a target repeats, 0 = none, (n_seqs, n_tokens) int64
-        end: a token that is left out of the distribution: a model that could escape there would end its texts at once
+        begins: index among a sequence's inputs where its segment stands for the first time, at least 1; (n_seqs,)
+        lengths: of the segments; (n_seqs,)
         dtype: type of the matrix products
     Source: Xu et al. 2022, "Learning to Break the Loop" (DITTO), section 3; the z-loss keeps the denominators of these rows, too,
         where the ordinary rows have them.
     """
     logits = (rows.to(dtype) @ embedding.to(dtype).mT).float()
-    if end is not None:
-        logits = logits.index_fill(-1, torch.tensor([end], device=logits.device), -math.inf)
     lse = logits.logsumexp(-1)
     p = (logits.gather(-1, targets.unsqueeze(-1))[..., 0] - lse).exp()
     at = torch.arange(targets.shape[1], device=targets.device)
-    before = p.detach().gather(1, (at - back).clamp(min=0))
-    repeated = back > 0
+    before = p.detach().gather(1, (at - lengths[:, None]).clamp(min=0))
+    # row i gives the token at i + 1
+    repeated = at + 1 >= (begins + lengths)[:, None]
     # a factor rather than a clamp keeps the logarithm finite: a clamp has no gradient just where the penalty is largest
     penalty = -torch.log1p(-(1 - 1e-4) * (p - REPEAT_DECAY * before).abs())[repeated].mean()
     total = weight * (penalty + z_weight * lse[repeated].square().mean())

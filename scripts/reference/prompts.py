@@ -144,18 +144,3 @@ def write_workloads(corpus: Path, out: Path, known: Knowledge, seed: int) -> dic
         (out / f"{kind}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         counts[kind] = len(first)
     return counts
-
-
-def training_prompts(corpus: Path, seed: int) -> list[str]:
-    """Beginnings of the training documents whose continuations a model has to find by itself: code and prose in turn.
-
-    Raises: OSError where the corpus is not there.
-    """
-    cuts = (("code", _cut_code), ("prose", _cut_prose))
-    rng = Random(f"{seed}/loops")
-    kinds = []
-    for kind, cut in cuts:
-        lines = (corpus / "train" / f"{kind}.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
-        rng.shuffle(lines)
-        kinds.append([prompt for line in lines[:4000] if (prompt := cut(json.loads(line)["text"], rng))])
-    return [prompt for pair in zip(*kinds, strict=False) for prompt in pair]

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.reference.data import KINDS, Loops, Mixture, heldout_rows, load_tokens
+from scripts.reference.data import KINDS, Mixture, heldout_rows, load_tokens
 from scripts.reference.export import export
 from scripts.reference.loss import head_loss, repetition_loss
 from scripts.reference.model import MTP_DEPTHS, ReferenceConfig, ReferenceModel
 from scripts.reference.optimiser import Optimiser, rate_share
-from scripts.reference.tokenizer import END_OF_TEXT, RESERVED, balanced_sample, load, save, train_tokenizer
+from scripts.reference.tokenizer import RESERVED, balanced_sample, load, save, train_tokenizer
 
 FORMAT = 1
 PARTS = ("trunk", *(f"mtp{depth + 1}" for depth in range(MTP_DEPTHS)))
@@ -49,6 +49,8 @@ class TrainingOptions:
     # Of the penalty on repetition. Its gradient is then some 3 times the ordinary rows' and their losses fall a little slower; at
     # 0.5, where it is one to one as the source mixes them, loops stay.
     repeat_weight: float = 1.0
+    # At the end both are doubled: prose loops in its full length only, and unlearns it there.
+    repeat_more_from: float = 0.89
     draft_share: float = 0.25  # of the positions, where drafts start in training
     part_weights: tuple[float, ...] = (1.0, 0.3, 0.2, 0.15)  # trunk, then MTP depths
     z_weight: float = 0.01  # 1e-4 leaves the logs of the denominators near 10 in runs as short as these
@@ -126,16 +128,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 class Trainer:
     """One run: the model, its optimiser, its place in the data, and the folder they are kept in."""
 
-    def __init__(
-        self, corpus: Path, out: Path, options: TrainingOptions, device: str | None = None, loops: Path | None = None
-    ) -> None:
-        self.loops = Loops(loops) if loops else None
+    def __init__(self, corpus: Path, out: Path, options: TrainingOptions, device: str | None = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.options = out, options
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = self._tokenizer(corpus)
         n_vocab = self.tokenizer.get_vocab_size()
-        self.end = self.tokenizer.token_to_id(END_OF_TEXT)
         cache = out / "tokens"
         self.mixture = Mixture(load_tokens(corpus / "train", self.tokenizer, cache), options.kind_weights, options.seed)
         heldout = load_tokens(corpus / "heldout", self.tokenizer, cache)
@@ -212,13 +210,12 @@ class Trainer:
         n_tokens = options.long_tokens if done >= options.long_from else options.n_tokens
         n_rows = options.batch_tokens // n_tokens
         # small models loop when they take the likeliest token each time; a batch keeps at least one ordinary row
-        n_repeating = min(options.repeat_rows, n_rows - 1) if done >= options.repeat_from else 0
+        more = 2 if done >= options.repeat_more_from else 1
+        n_repeating = min(more * options.repeat_rows, n_rows - 1) if done >= options.repeat_from else 0
         n_ordinary = n_rows - n_repeating
         rows = self.mixture.rows(n_rows, n_tokens)
         if n_repeating > 0:
             ordinary, repetitions = self.mixture.split_repeating(rows, n_repeating)
-            if self.loops:
-                repetitions = self.loops.rows(n_repeating, n_tokens, np.random.default_rng([options.seed, self.step]))
             rows = np.concatenate([ordinary, repetitions.ids])
         starts = self.mixture.draft_starts(n_tokens, int(options.draft_share * n_tokens), MTP_DEPTHS)
         ids, at = torch.from_numpy(rows).to(self.device), torch.from_numpy(starts).to(self.device)
@@ -248,9 +245,9 @@ class Trainer:
                 looping,
                 model.embedding,
                 targets[n_ordinary:],
-                torch.from_numpy(repetitions.back[:, 1:]).to(self.device),
-                end=self.end,
-                weight=options.repeat_weight,
+                torch.from_numpy(repetitions.begins).to(self.device),
+                torch.from_numpy(repetitions.lengths).to(self.device),
+                weight=more * options.repeat_weight,
                 z_weight=options.z_weight,
                 dtype=self.dtype,
             )
@@ -326,7 +323,6 @@ def train(
     resume: bool = False,
     stop: Callable[[Trainer], bool] = lambda trainer: False,
     device: str | None = None,
-    loops: Path | None = None,
     save_every: float = 4.0,
     evaluate_every: float = 6.0,
     export_every: float = 0.0,
@@ -337,7 +333,6 @@ def train(
     Args:
         resume: go on from the folder's checkpoint: the options are its own, but for the budget
         stop: asked after each step; the checkpoint is written before it is obeyed
-        loops: loops of an earlier state of the model, to learn away in place of those that are made from text
         save_every, evaluate_every, export_every: minutes; 0 = only at the end
         log_every: seconds
     Raises: ValueError for a folder that does not fit, FloatingPointError when the loss is lost.
@@ -348,7 +343,7 @@ def train(
         options = replace(TrainingOptions(**saved), minutes=options.minutes, steps=options.steps, compiled=options.compiled)
     elif (out / "checkpoint.pt").exists():
         raise ValueError(f"{out} holds a run already; go on with --resume or name another folder.")
-    trainer = Trainer(corpus, out, options, device, loops)
+    trainer = Trainer(corpus, out, options, device)
     if resume:
         trainer.resume()
     log = (out / "log.jsonl").open("a", encoding="utf-8")

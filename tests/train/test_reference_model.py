@@ -176,27 +176,25 @@ def _repetition_case() -> list[Any]:
     rows, matrix = torch.randn(2, 12, 8, dtype=torch.float64), torch.randn(64, 8, dtype=torch.float64)
     targets = torch.randint(0, 64, (2, 12))
     matrix[targets[1, 7]], rows[1, 7] = 1.5, 1.0  # here the repeated token is nearly certain, and was not the time before
-    # a segment of 4 that comes for the second time at 6, and one of 2 that does too; row i gives the token at i + 1
-    back = torch.zeros(2, 12, dtype=torch.int64)
-    back[0, 5:], back[1, 5:] = 4, 2
-    return [rows, matrix, targets, back]
+    return [rows, matrix, targets, torch.tensor([2, 4]), torch.tensor([4, 2])]
 
 
 def test_repetition_loss_is_the_published_one() -> None:
-    rows, matrix, targets, back = _repetition_case()
+    rows, matrix, targets, begins, lengths = _repetition_case()
     softmax = (rows @ matrix.T).softmax(-1)
     p = softmax.gather(-1, targets[..., None])[..., 0]
+    # row i gives the token at i + 1; a segment comes for the second time at begins + lengths
     counted = [(0, i) for i in range(5, 12)] + [(1, i) for i in range(5, 12)]
     terms, wanted = [], torch.zeros_like(softmax)
     for s, i in counted:
-        gap = float(p[s, i] - 0.5 * p[s, i - back[s, i]])
+        gap = float(p[s, i] - 0.5 * p[s, i - lengths[s]])
         terms.append(-math.log(1 - 0.9999 * abs(gap)))
         slope = math.copysign(0.9999, gap) / (1 - 0.9999 * abs(gap)) / len(counted)
         wanted[s, i] = -slope * p[s, i] * softmax[s, i]
         wanted[s, i, targets[s, i]] += slope * p[s, i]
 
     rows, matrix = rows.float().requires_grad_(), matrix.float()
-    made = loss.repetition_loss(rows, matrix, targets, back, weight=2.0)
+    made = loss.repetition_loss(rows, matrix, targets, begins, lengths, weight=2.0)
     assert float(made.penalty) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
     assert float(made.total.detach()) == pytest.approx(2 * float(made.penalty))
     assert float(made.probability) == pytest.approx(float(sum(p[s, i] for s, i in counted)) / len(counted), rel=1e-5)
@@ -212,24 +210,13 @@ def test_repetition_loss_reaches_likely_tokens() -> None:
             rows = torch.zeros(1, 5, 64)
             rows[0, :3, 3], rows[0, 3:, 3] = earlier, logit
             rows.requires_grad_()
-            made = loss.repetition_loss(rows, matrix, torch.full((1, 5), 3), torch.tensor([[0, 0, 2, 2, 2]]))
+            made = loss.repetition_loss(rows, matrix, torch.full((1, 5), 3), torch.tensor([1]), torch.tensor([2]))
             made.total.backward()
             assert math.isfinite(float(made.penalty))
             assert torch.isfinite(rows.grad).all()
             assert float(rows.grad[0, 4, 3]) > 1e-6, (logit, earlier)
             # the earlier time is given
             assert not rows.grad[0, :2].any()
-
-
-def test_repetition_loss_offers_no_way_out_by_ending() -> None:
-    """A text that ends cannot loop: the penalty must not make the end likelier."""
-    rows, matrix, targets, back = _repetition_case()
-    end = int(torch.randint(0, 64, ()))
-    targets[targets == end] = (end + 1) % 64
-    rows, matrix = rows.float(), matrix.float().requires_grad_()
-    loss.repetition_loss(rows, matrix, targets, back, end=end).total.backward()
-    assert not matrix.grad[end].any()
-    assert matrix.grad[torch.arange(64) != end].any(dim=1).all()
 
 
 # -- data
@@ -273,44 +260,17 @@ def test_repeating_rows(corpus: Path, tmp_path: Path, n_tokens: int) -> None:
         ordinary, repetitions = mixture.split_repeating(rows, 2)
         assert ordinary.shape == repetitions.ids.shape == (2, n_tokens + 1)
         left = [row for row in rows if not any(np.array_equal(row, other) for other in ordinary)]
-        for ids, back in zip(repetitions.ids, repetitions.back, strict=True):
-            length = int(back[-1])
-            begin = int(np.flatnonzero(back)[0]) - length
-            np.testing.assert_array_equal(back, np.where(np.arange(n_tokens + 1) < begin + length, 0, length))
+        for ids, begin, length in zip(repetitions.ids, repetitions.begins, repetitions.lengths, strict=True):
             text = ids[: begin + length]
             assert any(np.array_equal(text, row[: begin + length]) for row in left)
             np.testing.assert_array_equal(ids[begin + length :], ids[begin:-length])
             assert begin + 2 * length <= n_tokens
-            seen.append((begin, length))
+            seen.append((int(begin), int(length)))
     begins, lengths = zip(*seen, strict=True)
     longest = min(64, n_tokens // 4)
     assert min(begins) >= 16 and max(begins) <= max(16, min(128, n_tokens // 4))
     assert min(lengths) == 2 and 0.8 * longest < max(lengths) <= longest
     assert abs(np.median(lengths) - math.sqrt(2 * longest)) < 0.4 * math.sqrt(2 * longest)
-
-
-def test_loops_of_a_model(tmp_path: Path) -> None:
-    """Rows are loops end to end, of each three copies; what is marked repeats what stands a period before."""
-    loops = [([1, 2, 3, *[10, 11, 12] * 9], 3, 3), ([7, *[20] * 30], 1, 1), ([5] * 40 + [30, 31] * 20, 40, 2)]
-    data.Loops.write(tmp_path / "loops.npz", loops)
-    rows = data.Loops(tmp_path / "loops.npz").rows(6, 200, np.random.default_rng(1))
-    assert rows.ids.shape == rows.back.shape == (6, 201)
-    assert set(np.unique(rows.back)) == {0, 1, 2, 3}
-    for ids, back in zip(rows.ids, rows.back, strict=True):
-        at = np.flatnonzero(back)
-        np.testing.assert_array_equal(ids[at], ids[at - back[at]])
-        # the first copy and the text before it are not marked
-        text = [int(token) for token, distance in zip(ids, back, strict=True) if not distance]
-        whole = [[1, 2, 3, 10, 11, 12], [7, 20], [5] * 40 + [30, 31]]
-        while text:
-            begun = next(one for one in whole if one[: len(text)] == text[: len(one)])
-            text = text[len(begun) :]
-
-
-def test_no_loops_are_no_training_data(tmp_path: Path) -> None:
-    data.Loops.write(tmp_path / "none.npz", [])
-    with pytest.raises(ValueError, match="holds no loops"):
-        data.Loops(tmp_path / "none.npz")
 
 
 # -- training
