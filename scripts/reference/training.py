@@ -49,8 +49,6 @@ class TrainingOptions:
     # Of the penalty on repetition. Its gradient is then some 3 times the ordinary rows' and their losses fall a little slower; at
     # 0.5, where it is one to one as the source mixes them, loops stay.
     repeat_weight: float = 1.0
-    # At the end both are doubled: prose loops in its full length only, and unlearns it there.
-    repeat_more_from: float = 0.89
     draft_share: float = 0.25  # of the positions, where drafts start in training
     part_weights: tuple[float, ...] = (1.0, 0.3, 0.2, 0.15)  # trunk, then MTP depths
     z_weight: float = 0.01  # 1e-4 leaves the logs of the denominators near 10 in runs as short as these
@@ -210,8 +208,7 @@ class Trainer:
         n_tokens = options.long_tokens if done >= options.long_from else options.n_tokens
         n_rows = options.batch_tokens // n_tokens
         # small models loop when they take the likeliest token each time; a batch keeps at least one ordinary row
-        more = 2 if done >= options.repeat_more_from else 1
-        n_repeating = min(more * options.repeat_rows, n_rows - 1) if done >= options.repeat_from else 0
+        n_repeating = min(options.repeat_rows, n_rows - 1) if done >= options.repeat_from else 0
         n_ordinary = n_rows - n_repeating
         rows = self.mixture.rows(n_rows, n_tokens)
         if n_repeating > 0:
@@ -247,7 +244,7 @@ class Trainer:
                 targets[n_ordinary:],
                 torch.from_numpy(repetitions.begins).to(self.device),
                 torch.from_numpy(repetitions.lengths).to(self.device),
-                weight=more * options.repeat_weight,
+                weight=options.repeat_weight,
                 z_weight=options.z_weight,
                 dtype=self.dtype,
             )

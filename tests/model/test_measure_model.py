@@ -34,7 +34,7 @@ def writer(shipped: Path) -> Iterator[Writer]:
 
 @pytest.mark.parametrize("name", workloads.NAMES)
 def test_replayed_drafts_are_those_of_a_real_run(shipped: Path, writer: Writer, name: str) -> None:
-    prompt = workloads.load(name)[3]
+    prompt = workloads.load(name)[5]
     session = writer.session
     with session.new_sampler(sampling(0.0, 7)) as sampler:
         written = writer.write(prompt, sampler, N)
@@ -87,7 +87,7 @@ def test_texts_are_written_again_the_same(writer: Writer) -> None:
 
 
 def test_the_text_ends_where_the_context_does(shipped: Path) -> None:
-    prompt = workloads.load("code")[0]
+    prompt = workloads.load("prose")[0]
     with Session.open(SessionOptions(shipped, n_ctx=128 + N_DRAFTED + 1, max_depth=DEPTH, max_nodes=N_DRAFTED)) as session:
         writer = Writer(session, read_model(shipped), 128)
         with session.new_sampler(sampling(0.0, 0)) as sampler:
