@@ -128,7 +128,9 @@ def check_trees(bench: Bench, n_trees: int, *, seed: int, n_other_experts: int =
             bench.api.clear(ours)
             bench.feed(text, ours)
             reference.begin(text)
-            tolerance = max(tolerance, MARGIN * width_difference(bench, reference, text, random_tokens(MAX_NODES)))
+            # one text after another says little about the largest difference
+            probes = [random_tokens(MAX_NODES) for _ in range(3)]
+            tolerance = max(tolerance, *(MARGIN * width_difference(bench, reference, text, probe) for probe in probes))
         parents = random_tree(rng)
         tokens = random_tokens(len(parents))
         assert bench.decode(tokens, parents, ctx=ours) == 0, (i_tree, parents)
