@@ -18,6 +18,7 @@ from entmtp_local.cli import chat, info, options
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
+from entmtp_local.speculative.draft_vocab import PassBytes
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -223,6 +224,7 @@ def model_info(**values: Any) -> ModelInfo:
         "kv_bytes_per_token": 3072,
         "state_bytes": 800_000,
         "node_bytes": 14_000,
+        "pass_bytes": PassBytes(20_000_000, 2_000_000, 512.0),
     }
     return ModelInfo(**(defaults | values))
 

@@ -13,6 +13,7 @@ import click
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
+from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
@@ -23,6 +24,9 @@ from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_d
 DEFAULT_N_CTX = 4096
 # Stock llama.cpp's own draft length.
 DEFAULT_POLICY = "chain:3"
+
+# The engine's smallest choice, which is also the step of larger ones.
+MIN_DRAFT_VOCAB = native.VOCAB_STEP
 
 # llama.cpp allocates the context in blocks of this many tokens.
 _N_CELLS = 256
@@ -44,6 +48,7 @@ class Options:
     n_threads: int | None = None
     n_gpu_layers: int | None = None
     mtp_model: Path | None = None
+    draft_vocab: int | None = None
     verbose: bool = False
     debug: bool = False
     max_tokens: int | None = None
@@ -92,6 +97,16 @@ def _parse_biases(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return tuple(biases)
 
 
+def _parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """A number of tokens; 0 for full, None for auto."""
+    names = {"auto": None, "full": 0}
+    if value in names:
+        return names[value]
+    if value.isascii() and value.isdigit() and MIN_DRAFT_VOCAB <= int(value) < 2**31:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is not auto, full, or a number from {MIN_DRAFT_VOCAB}.", ctx, param)
+
+
 _MODEL_OPTIONS = (
     click.option(
         "--policy",
@@ -126,6 +141,14 @@ _MODEL_OPTIONS = (
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="A file with the MTP head, where the model's own file has none.",
+    ),
+    click.option(
+        "--draft-vocab",
+        callback=_parse_draft_vocab,
+        default="auto",
+        metavar="N|auto|full",
+        help="Draft from the first N tokens of the vocabulary, or from all: fewer are faster to draft, and never change the "
+        "text. Default: auto, as the text needs.",
     ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's own log and the figures of each answer."),
     click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
@@ -213,6 +236,7 @@ def prepare(options: Options) -> Plan:
         n_gpu_layers=options.n_gpu_layers,
         max_depth=policy.max_depth,
         max_nodes=policy.max_nodes,
+        draft_vocab=options.draft_vocab,
         verbose=options.verbose,
     )
     return Plan(info, policy, sampling, session, tuple(notices))

@@ -29,6 +29,7 @@ from entmtp_local.native.architectures import (
 from entmtp_local.native.gguf_header import GGUFHeader, Scalar, read_header
 from entmtp_local.native.model_checks import Role, check_blocks, check_head, check_hyperparameters, check_vocabulary
 from entmtp_local.native.model_metadata import Layers, ModelMetadata, read_layers
+from entmtp_local.speculative.draft_vocab import PassBytes
 
 HeadKind: TypeAlias = Literal["single", "chained", "shared", "none"]
 MemoryKind: TypeAlias = Literal["attention", "iswa", "hybrid", "recurrent", "other"]
@@ -36,6 +37,7 @@ MemoryKind: TypeAlias = Literal["attention", "iswa", "hybrid", "recurrent", "oth
 KV_ELEMENT_BYTES = 2  # f16
 STATE_ELEMENT_BYTES = 4  # recurrent states are f32
 
+_BLOCK_NAME = re.compile(r"^blk\.(?P<block>\d+)\.")
 _SPLIT_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
@@ -47,8 +49,9 @@ class ModelInfo:
     row a head reads. window_layers and n_head_kv go through all blocks, head included; key_lengths are the key features
     of a head in layers without and with a sliding window. kv_bytes_per_token is the f16 key-value cache of one token
     over all attention layers, head included, and state_bytes the recurrent states of one sequence; node_bytes is what
-    recurrent layers that verify trees keep per node of a tree, 0 for those that store whole states. size_bytes and
-    n_tensors count all n_parts files, n_parameters the elements of all tensors.
+    recurrent layers that verify trees keep per node of a tree, 0 for those that store whole states; pass_bytes is what
+    passes of few tokens read of the file. size_bytes and n_tensors count all n_parts files, n_parameters the elements of
+    all tensors.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class ModelInfo:
     kv_bytes_per_token: int
     state_bytes: int
     node_bytes: int
+    pass_bytes: PassBytes
 
 
 def read_model(path: Path, role: Role = "main") -> ModelInfo:
@@ -144,6 +148,7 @@ def _read_model(path: Path, role: Role) -> ModelInfo:
         kv_bytes_per_token=_kv_bytes_per_token(model, layers, n_nextn),
         state_bytes=_state_bytes(model, layers),
         node_bytes=_node_bytes(model, layers),
+        pass_bytes=_pass_bytes(model, layers, n_vocab),
     )
 
 
@@ -326,3 +331,25 @@ def _node_bytes(model: ModelMetadata, layers: Layers) -> int:
     keys, heads = model.integer("ssm.group_count", 0) * state, model.integer("ssm.time_step_rank", 0)
     stored_keys = inner if model.arch == "qwen3next" else keys
     return 4 * sum(layers.recurrent[: layers.n_trunk]) * (inner + stored_keys + heads + inner + 2 * keys)
+
+
+def _pass_bytes(model: ModelMetadata, layers: Layers, n_vocab: int) -> PassBytes:
+    """Of a mixture's experts, those count that a token is sent to."""
+    n_experts, n_used = model.integer("expert_count", 0), model.integer("expert_used_count", 0)
+    blocks = {False: 0.0, True: 0.0}  # trunk, first MTP block
+    for name, tensor in model.tensors.items():
+        match = _BLOCK_NAME.match(name)
+        if match and (i := int(match["block"])) <= layers.n_trunk:
+            share = n_used / n_experts if n_experts and "_exps" in name else 1.0
+            blocks[i == layers.n_trunk] += share * tensor.n_bytes
+    tensors = model.tensors
+    output = tensors.get("output.weight") or tensors.get("token_embd.weight")
+    own = f"blk.{layers.n_trunk}.nextn.shared_head_head.weight"
+    head = tensors.get(own) or output
+    for name in (own, f"blk.{layers.n_trunk}.nextn.embed_tokens.weight"):
+        blocks[True] -= tensors[name].n_bytes if name in tensors else 0
+    return PassBytes(
+        target=round(blocks[False]) + (output.n_bytes if output else 0),
+        level=max(0, round(blocks[True])),
+        row=head.n_bytes / n_vocab if head else 0.0,
+    )

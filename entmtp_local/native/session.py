@@ -24,6 +24,7 @@ from entmtp_local.native import library
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.sampler import Sampler
+from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -46,6 +47,7 @@ class SessionOptions:
     n_gpu_layers: int | None = None  # None = all
     max_depth: int = 0  # deepest drafted node of the policies to come; 0 = decode plainly, do not load the MTP head
     max_nodes: int = 0  # most drafted nodes of a tree
+    draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
     verbose: bool = False  # show llama.cpp's own log
 
 
@@ -72,6 +74,7 @@ class Session:
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_walked = 0  # rows of the last pass whose arg-max is known
+        self._draft_vocab: DraftVocab | None = None
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
         try:
@@ -101,6 +104,7 @@ class Session:
             head = read_model(options.mtp_path, role="mtp")
             check_pair(info, head)
         self._has_head = (head or info).has_mtp
+        self._pass_bytes = _pass_bytes(info.pass_bytes, head.pass_bytes if head else None)
         self._llama.llama_backend_init()
         self.model = self._load_model(options.model_path)
         self.vocab = self._llama.llama_model_get_vocab(self.model)
@@ -201,6 +205,9 @@ class Session:
         self.drafts_trees = trees or (head == native.HEAD_SINGLE and api.support(self._ctx_mtp, None, 0) == native.SUPPORT_TREE)
         api.set_nextn(self.ctx, True, False)
         api.set_nextn(self._ctx_mtp, True, True)
+        wanted = options.draft_vocab
+        if self.set_draft_vocab(wanted) == self.n_vocab and wanted and wanted < self.n_vocab:
+            self.notices.append("drafting from the whole vocabulary: this model's drafts cannot be restricted to a part of it.")
         if options.max_nodes > options.max_depth and not trees:
             self.notices.append(f"drafting chains instead of trees: {reason}.")
         elif options.max_depth > max_depth:
@@ -362,6 +369,8 @@ class Session:
         self._check(self._llama.llama_decode(self.ctx, batch), "the prompt")
         self._tokens.extend(chunk)
         self._logits_row = n - 1
+        if self._draft_vocab is not None:
+            self._draft_vocab.observe(chunk)
         if self._ctx_mtp is None:
             return
         # Pairs (hidden row of the token before, token). The first token of the chunk may be there already.
@@ -389,6 +398,9 @@ class Session:
         if shape is not self._shape:
             self._set_shape(shape)
         n = shape.n_nodes
+        vocab = self._draft_vocab
+        if vocab is not None and vocab.due(shape.max_depth):
+            self._api.mtp_set_vocab(self._ctx_mtp, vocab.size)
         code = self._api.mtp_draft(
             self._ctx_mtp, _SEQ, n, self._parents_address, self._ranks_address, self._node_tokens_address, None, None
         )
@@ -431,6 +443,10 @@ class Session:
         if self._ctx_mtp is None:
             return
         tokens = [tree.tokens[node] for node in path[1:]]
+        vocab = self._draft_vocab
+        if vocab is not None and tree.shape.max_depth > 0:
+            vocab.observe_draft(len(tokens), tree.shape.max_depth)
+            vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:
             self._push((*tokens, pending), path)
         else:
@@ -438,6 +454,23 @@ class Session:
                 self._push(tokens, path[:-1])
             self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, path[-1]), "the hidden row of the last token")
         self._n_mtp += len(tokens) + (pending is not None)
+
+    def set_draft_vocab(self, size: int | None) -> int:
+        """Let drafts choose among the first `size` tokens, rounded up to the engine's step, and the control tokens at the end.
+
+        Args:
+            size: 0 for the whole vocabulary, None to follow the text.
+        Returns: tokens that drafts choose from; the whole vocabulary's number where the model or the engine allows no less, and
+            with None at first.
+        """
+        self._draft_vocab = None
+        step = native.VOCAB_STEP
+        rounded = self.n_vocab // 2 // step * step if size is None else -(-size // step) * step
+        n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
+        if size is None and 0 < n < self.n_vocab:
+            self._draft_vocab = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
+            n = int(self._api.mtp_set_vocab(self._ctx_mtp, 0))
+        return n if n > 0 else self.n_vocab
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.
@@ -517,6 +550,11 @@ class _Closed:
 
     def __getattr__(self, name: str) -> Any:
         raise EngineError("the session is closed; open another one.")
+
+
+def _pass_bytes(target: PassBytes, head: PassBytes | None) -> PassBytes:
+    """Of a model whose head is perhaps in another file, which may leave the output matrix to the model's."""
+    return target if head is None else PassBytes(target.target, head.level, head.row or target.row)
 
 
 def physical_cores() -> int:

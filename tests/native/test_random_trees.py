@@ -21,10 +21,16 @@ MAX_NODES, MAX_DEPTH, MAX_WIDTH = 64, 16, 8
 N_CTX = 512
 TREES = int(os.environ.get("ENTMTP_LOCAL_RANDOM_TREES", "120"))  # per kind and cache type: 2,160 in all
 
-# Each test measures how far rows of two widths of ordinary batches are apart, on 16 rows a text; a tree may be some times as far
-# from its paths, since thousands of rows are compared. The floor is for models whose rows happen to agree.
-FLOOR = 2e-3
-MARGIN = 5.0
+# Tiny models are in F32. With keys and values in F32, too, a row is that of its path to this; one other ancestor, the one that
+# matters least, moves the rows of these models by six times as much and more.
+EXACT = {"gemma4": 3e-3}
+EXACT_ELSEWHERE = 5e-5
+# With anything in F16, sums are rounded, in the order of the cells, which trees and the holes that they leave change. Rare rows
+# are further away than any bound that says something, so there is one for 99 of 100 and one for all: twice what was seen with
+# seven seeds and two versions of the shipped model. Another parent moves most rows of it by 0.2 to 0.5.
+MOST, ALL = 0.04, 0.2
+# Where routers chose the same experts, rounding alone was never seen above this.
+OTHER_EXPERTS = 0.1
 
 CACHES = {"f32": {"type_k": 0, "type_v": 0, "flash_attn_type": 0}, "f16": {"type_k": 1, "type_v": 1}}
 EXPERTS = {"glm4moe", "hy_v3", "mimo2", "qwen35moe", "qwen3next"}
@@ -68,23 +74,27 @@ class Reference:
 
     def begin(self, text: Sequence[int]) -> None:
         self._bench.api.clear(self.ctx)
-        self._bench.feed(text, self.ctx)
-        self._save()
+        self._feed(text)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        self.rows(tokens)
-        self._save()
+        self._restore()
+        self._feed(tokens)
 
-    def _save(self) -> None:
+    def _feed(self, tokens: Sequence[int]) -> None:
+        self._bench.feed(tokens, self.ctx)
         size = self._llama.llama_state_seq_get_size(self.ctx, SEQ)
         self._saved = (ctypes.c_uint8 * size)()
         assert self._llama.llama_state_seq_get_data(self.ctx, self._saved, size, SEQ) == size
 
-    def rows(self, tokens: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    def _restore(self) -> None:
+        self._bench.api.clear(self.ctx)
+        size = len(self._saved)
+        assert self._llama.llama_state_seq_set_data(self.ctx, self._saved, size, SEQ) == size
+
+    def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """The logits of every token, decoded in one batch behind the text."""
         llama, bench = self._llama, self._bench
-        bench.api.clear(self.ctx)
-        assert llama.llama_state_seq_set_data(self.ctx, self._saved, len(self._saved), SEQ) == len(self._saved)
+        self._restore()
         n_past = bench.n_past(self.ctx)
         batch = llama.llama_batch_init(len(tokens), 0, 1)
         batch.n_tokens = len(tokens)
@@ -92,24 +102,18 @@ class Reference:
             batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, n_past + i, 1, SEQ, 1
         assert llama.llama_decode(self.ctx, batch) == 0
         llama.llama_batch_free(batch)
-        return [bench.logits(i, self.ctx) for i in range(len(tokens))]
+        return np.array([bench.logits(i, self.ctx) for i in range(len(tokens))])
 
 
-def width_difference(bench: Bench, reference: Reference, text: Sequence[int], probe: Sequence[int]) -> float:
-    """How far apart the rows are of a text that was decoded in one batch, and token by token."""
-    wide = reference.rows(probe)[:MAX_DEPTH]
-    bench.api.clear(reference.ctx)
-    for token in text:
-        bench.feed([token], reference.ctx)
-    narrow = [bench.feed([token], reference.ctx) for token in probe[:MAX_DEPTH]]
-    return float(np.abs(np.array(wide) - narrow).max())
-
-
-def check_trees(bench: Bench, n_trees: int, *, seed: int, n_other_experts: int = 0, **cache: Any) -> int:
+def check_trees(
+    bench: Bench, n_trees: int, *, seed: int, most: float, every: float, n_other_experts: int = 0, **cache: Any
+) -> int:
     """Decode random trees one after the other, commit random nodes, compare every row; returns the number of rows.
 
     Args:
-        n_other_experts: texts that may end because rounding made a router choose other experts, which is no small difference
+        most: how near 99 of 100 rows are to those of their paths
+        every: how near all of them are
+        n_other_experts: trees that may differ because rounding made a router choose other experts, which is no small difference
     """
     rng = np.random.default_rng(seed)
     n_vocab = min(bench.n_vocab, 300)
@@ -119,7 +123,7 @@ def check_trees(bench: Bench, n_trees: int, *, seed: int, n_other_experts: int =
     def random_tokens(n: int) -> list[int]:
         return [int(token) for token in rng.integers(3, n_vocab, n)]
 
-    n_rows, worst, tolerance = 0, 0.0, FLOOR
+    differences: list[float] = []  # of a row and its path's
     strays: list[Any] = []
     text: list[int] = []
     for i_tree in range(n_trees):
@@ -128,56 +132,56 @@ def check_trees(bench: Bench, n_trees: int, *, seed: int, n_other_experts: int =
             bench.api.clear(ours)
             bench.feed(text, ours)
             reference.begin(text)
-            # one text after another says little about the largest difference
-            probes = [random_tokens(MAX_NODES) for _ in range(3)]
-            tolerance = max(tolerance, *(MARGIN * width_difference(bench, reference, text, probe) for probe in probes))
         parents = random_tree(rng)
         tokens = random_tokens(len(parents))
         assert bench.decode(tokens, parents, ctx=ours) == 0, (i_tree, parents)
-        rows = [bench.logits(i, ours) for i in range(len(parents))]
+        rows = np.array([bench.logits(i, ours) for i in range(len(parents))])
+        assert np.isfinite(rows).all()
+        found: list[float] = []
         for leaf in sorted(set(range(len(parents))) - set(parents)):
             path = path_of(leaf, parents)
-            for node, expected in zip(path, reference.rows([tokens[i] for i in path]), strict=True):
-                difference = float(np.abs(rows[node] - expected).max())
-                n_rows += 1
-                if difference > tolerance:
-                    strays.append((i_tree, node, parents, difference, tolerance))
-                    assert len({stray[0] for stray in strays}) <= n_other_experts, strays
-                else:
-                    worst = max(worst, difference)
-        if strays and strays[-1][0] == i_tree:
+            found += np.abs(rows[path] - reference.rows([tokens[i] for i in path])).max(axis=1).tolist()
+        if max(found) > OTHER_EXPERTS and n_other_experts:
+            strays.append((i_tree, parents, max(found)))
+            # the states of two contexts that chose other experts go separate ways
             assert bench.commit(-1, ctx=ours) == 0
             text = []
             continue
+        assert max(found) <= every, (i_tree, parents, found)
+        differences += found
         node = int(rng.integers(-1, len(parents)))
         assert bench.commit(node, ctx=ours) == 0
         if node >= 0:
             committed = [tokens[i] for i in path_of(node, parents)]
             text += committed
             reference.extend(committed)
-    if not text:
-        return n_rows
-    # what was committed by trees is a text like any other
-    after = bench.feed([200], ours)
-    reference.begin(text)
-    assert float(np.abs(after - reference.rows([200])[0]).max()) <= tolerance
-    print(f"{n_rows} rows, largest difference {worst:.1e}, allowed {tolerance:.1e}")
-    return n_rows
+    assert len(strays) <= n_other_experts, strays
+    print(f"{len(differences)} rows, 99 of 100 within {np.quantile(differences, 0.99):.1e}, all within {max(differences):.1e}")
+    assert np.quantile(differences, 0.99) <= most
+    if text:
+        # what was committed by trees is a text like any other
+        after = bench.feed([200], ours)
+        reference.begin(text)
+        assert float(np.abs(after - reference.rows([200])[0]).max()) <= every
+    return len(differences)
 
 
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_is_that_of_its_path(bench: Open, kind: str, cache: str) -> None:
-    b = bench(kind)
+    exact = EXACT.get(kind, EXACT_ELSEWHERE)
+    most, every = (exact, exact) if cache == "f32" else (MOST, ALL)
     n_other_experts = 4 if kind in EXPERTS and cache == "f16" else 0
-    assert check_trees(b, TREES, seed=KINDS.index(kind), n_other_experts=n_other_experts, **CACHES[cache]) > 20 * TREES
+    seed = KINDS.index(kind)
+    n_rows = check_trees(bench(kind), TREES, seed=seed, most=most, every=every, n_other_experts=n_other_experts, **CACHES[cache])
+    assert n_rows > 20 * TREES
 
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_row_of_the_shipped_model(cache: str) -> None:
     b = Bench(ROOT / "models" / "reference-11m.gguf")
     try:
-        assert check_trees(b, TREES, seed=99, **CACHES[cache]) > 20 * TREES
+        assert check_trees(b, TREES, seed=99, most=MOST, every=ALL, **CACHES[cache]) > 20 * TREES
     finally:
         b.close()
 

@@ -69,6 +69,42 @@ def test_a_second_turn_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> 
         assert drafts == expected_drafts
 
 
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "reference-11m.gguf"
+
+
+@pytest.mark.parametrize("policy", ["chain:3", "tree:wide"])
+def test_a_smaller_draft_vocabulary_changes_drafts_and_no_text(policy: str) -> None:
+    chosen = parse_policy(policy)
+    options = SessionOptions(SHIPPED, n_ctx=1024, max_depth=chosen.max_depth, max_nodes=chosen.max_nodes, draft_vocab=0)
+    with Session.open(options) as session:
+        prompt = session.tokenize("def main(path: str) -> None:\n", add_special=True, parse_special=True)
+        whole, _ = run(session, prompt, policy, 60)
+        for size in (64, 1000, 4096):
+            session.clear()
+            n = session.set_draft_vocab(size)
+            limit = -(-size // 64) * 64
+            assert limit <= n < limit + 1000
+            small, drafts = run(session, prompt, policy, 60)
+            drafted = {token for tokens in drafts for token in tokens[1:]}
+            assert drafted and all(token < limit or token >= session.n_vocab - (n - limit) for token in drafted)
+            # the widths of passes are the same, but not the tokens beside each other in them
+            assert small.tokens == whole.tokens
+            if size == 64:
+                assert small.stats.tokens_per_step < 0.7 * whole.stats.tokens_per_step
+        session.clear()
+        assert session.set_draft_vocab(None) == session.n_vocab
+        assert run(session, prompt, policy, 60)[0].tokens == whole.tokens
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "gemma4"])
+def test_where_a_part_of_the_vocabulary_cannot_be_had_all_of_it_is_used(tiny: Path, kind: str) -> None:
+    with open_session(tiny, kind, "chain:3", draft_vocab=128) as session:
+        assert any("whole vocabulary" in notice for notice in session.notices)
+        assert session.set_draft_vocab(128) == session.n_vocab
+    with open_session(tiny, kind, "chain:3") as session:
+        assert session.notices == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_turn_after_an_interrupted_one_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> None:
     """An interrupted answer leaves a pending token with the drafter that the next prompt does not contain."""

@@ -155,6 +155,8 @@ def test_run_refuses_what_is_not_utf_8(monkeypatch: pytest.MonkeyPatch, tmp_path
         ["run", "-n", "0"],
         ["run", "-c", "many"],
         ["run", "--logit-bias", "5"],
+        ["run", "--draft-vocab", "63"],
+        ["run", "--draft-vocab", "most"],
         ["run", "--seed", str(2**32)],
         ["nope"],
         ["run", "a", "b"],
@@ -200,6 +202,7 @@ def test_options_reach_the_session_and_the_sampler(monkeypatch: pytest.MonkeyPat
     result = call(
         ["run", "m.gguf", "-p", "Hi", "--top-k", "30", "--logit-bias", "7-inf", "--logit-bias", "5+1.5"]
         + ["--grammar-file", str(grammar), "-c", "512", "--threads", "3", "--gpu-layers", "0", "--policy", "chain:5"]
+        + ["--draft-vocab", "8192"]
     )
     assert result.exit_code == 0
     # The command line wins over the model file, the file over llama.cpp's defaults.
@@ -208,6 +211,14 @@ def test_options_reach_the_session_and_the_sampler(monkeypatch: pytest.MonkeyPat
     assert sampling.logit_bias == ((7, float("-inf")), (5, 1.5))
     assert checked == ["root ::= [a-z]+\n"]
     assert (opened[0].n_ctx, opened[0].n_threads, opened[0].n_gpu_layers, opened[0].max_depth) == (512, 3, 0, 5)
+    assert opened[0].draft_vocab == 8192
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("auto", None), ("full", 0), ("64", 64)])
+def test_the_draft_vocabulary(monkeypatch: pytest.MonkeyPatch, value: str, wanted: int | None) -> None:
+    opened = install(monkeypatch, FakeSession(["x"]))
+    assert call(["run", "m.gguf", "-p", "Hi", "--draft-vocab", value]).exit_code == 0
+    assert opened[0].draft_vocab == wanted
 
 
 def test_a_model_without_a_head_is_decoded_plainly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,28 @@ def test_a_good_file_is_described(qwen: Path) -> None:
     assert info.node_bytes == 2 * (4 * 32 + 2 * 32 + 4 + 256) * 4
 
 
+def test_what_a_pass_reads(tmp_path: Path) -> None:
+    """Everything but the input embedding; of a mixture's experts those in use; the head apart from its levels."""
+
+    def n_bytes(model: tiny.TinyModel, *names: str, without: str = "none") -> int:
+        tensors = model.tensors.items()
+        return sum(4 * data.size for name, data in tensors if name.startswith(names) and without not in name)
+
+    for arch in ("qwen35", "qwen35moe"):
+        model = tiny.make_model(arch)
+        found = read_model(write(tmp_path / f"{arch}.gguf", arch)).pass_bytes
+        trunk = tuple(f"blk.{i}." for i in range(4))
+        share = 1.0
+        if arch == "qwen35moe":
+            share = model.metadata[f"{arch}.expert_used_count"] / model.metadata[f"{arch}.expert_count"]
+        experts = n_bytes(model, *trunk) - n_bytes(model, *trunk, without="_exps")
+        head = n_bytes(model, "output.weight") or n_bytes(model, "token_embd.weight")
+        assert found.target == round(n_bytes(model, *trunk, without="_exps") + share * experts) + head
+        assert found.row == head / tiny.N_VOCAB
+        experts = n_bytes(model, "blk.4.") - n_bytes(model, "blk.4.", without="_exps")
+        assert found.level == round(n_bytes(model, "blk.4.", without="_exps") + share * experts)
+
+
 def test_sampling_defaults_are_passed_on(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", metadata={"general.sampling.temp": 0.5, "general.sampling.top_k": 20})
     assert read_model(path).sampling == {"temp": 0.5, "top_k": 20}

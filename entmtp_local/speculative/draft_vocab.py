@@ -1,0 +1,100 @@
+"""How much of the vocabulary drafts choose from: numbers of tokens and bytes, no engine.
+
+The output matrix is most of what a draft reads. Byte-pair vocabularies are ordered by frequency, so its first rows serve most
+of a text; a token beyond them is never drafted, which costs the rest of that draft and never changes what is emitted.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_SMALLEST = 1024
+_HALF_LIFE = 512  # tokens after which a token counts half
+_INTERVAL = 32  # tokens between two looks at the counts
+_PRIOR = 8.0  # tokens that the prior counts for
+# The engine builds another graph for another size: a change has to be worth it.
+_MIN_GAIN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class PassBytes:
+    """Weights that a pass of few tokens reads; such passes are bound by memory, so bytes stand for seconds."""
+
+    target: int  # one pass of the target, its output matrix included
+    level: int  # one level of drafts, without the output matrix
+    row: float  # one token's row of the output matrix that drafts use
+
+
+class DraftVocab:
+    """Chooses the size that promises most tokens a byte, from the ids of the text so far and the drafts' success.
+
+    The share of tokens below a size is counted over the prompt and what has been emitted, recent tokens more; before there are
+    any it is taken to grow with the logarithm of the size, as it does where frequencies follow Zipf's law.
+    """
+
+    def __init__(self, n_vocab: int, n_tail: int, cost: PassBytes) -> None:
+        """
+        Args:
+            n_vocab: tokens of the vocabulary
+            n_tail: tokens at its end that every size includes
+        """
+        self._n_tail, self._n_front, self._cost = n_tail, n_vocab - n_tail, cost
+        self.sizes = [_SMALLEST << i for i in range(max(0, math.ceil(math.log2(max(1, n_vocab) / _SMALLEST))))]
+        self.sizes = [size for size in self.sizes if size < self._n_front]
+        reached = [math.log(size) / math.log(self._n_front) for size in self.sizes] + [1.0]
+        # _counts[i]: tokens, weighted, whose smallest size is sizes[i]; the last one needs the whole vocabulary
+        self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]
+        self._seen = 0
+        self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
+        self.size = 0  # in use; 0 = the whole vocabulary
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Count tokens of the prompt or of the answer."""
+        counts, sizes = self._counts, self.sizes
+        self._decay(counts, 0.5 ** (len(tokens) / _HALF_LIFE))
+        for token in tokens:
+            counts[0 if token >= self._n_front else bisect_right(sizes, token)] += 1.0
+        self._seen += len(tokens)
+
+    def observe_draft(self, n_accepted: int, depth: int) -> None:
+        """Count a draft of `depth` levels of which so many were accepted."""
+        self._accepted = 0.98 * self._accepted + n_accepted
+        self._refused = 0.98 * self._refused + (n_accepted < depth)
+
+    @staticmethod
+    def _decay(counts: list[float], share: float) -> None:
+        for i, count in enumerate(counts):
+            counts[i] = count * share
+
+    def coverage(self, size: int) -> float:
+        """Share of tokens that drafts from so many tokens can contain; size 0 is the whole vocabulary."""
+        if size == 0:
+            return 1.0
+        return sum(self._counts[: self.sizes.index(size) + 1]) / sum(self._counts)
+
+    def due(self, depth: int) -> bool:
+        """Look at the counts if that is due; True when `size` changed.
+
+        Args:
+            depth: levels of the drafts to come
+        """
+        if self._seen < _INTERVAL or not self.sizes:
+            return False
+        self._seen = 0
+        # what the head is worth where the vocabulary is no obstacle
+        skill = min(1.0, self._accepted / (self._accepted + self._refused) / max(0.05, self.coverage(self.size)))
+        rates = {size: self._rate(size, depth, skill) for size in (*self.sizes, 0)}
+        best = max(rates, key=rates.__getitem__)
+        if best == self.size or rates[best] < (1 + _MIN_GAIN) * rates[self.size]:
+            return False
+        self.size = best
+        return True
+
+    def _rate(self, size: int, depth: int, skill: float) -> float:
+        """Expected tokens of a step for each byte that it reads."""
+        cost, p = self._cost, skill * self.coverage(size)
+        n_rows = (size or self._n_front) + self._n_tail
+        return sum(p**level for level in range(depth + 1)) / (cost.target + depth * (cost.level + n_rows * cost.row))

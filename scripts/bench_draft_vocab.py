@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""What a smaller draft vocabulary costs in accepted tokens, and what it gains in speed, on each workload.
+
+Every prompt is continued once with each size, in turn, sampling the same tokens; the sizes begin at another place each time. Only
+models with a real tokenizer's order of ids say something: scripts/widen_model.py spreads a small model's tokens accordingly. The
+last line is one JSON object.
+
+    .venv/bin/python scripts/bench_draft_vocab.py MODEL [--sizes 4096 8192 16384 32768 65536] [--depth 3] [--prompts 8] [-n 96]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from entmtp_local.bench import workloads  # noqa: E402
+from entmtp_local.engine import Stats, generate  # noqa: E402
+from entmtp_local.native.model_file import read_model  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.speculative.policy import chain  # noqa: E402
+from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from scripts.reference.measurement import Writer  # noqa: E402
+
+N_CTX = 2048
+
+
+def name_of(size: int | None) -> str:
+    return {0: "full", None: "auto"}.get(size, f"{size}")
+
+
+def measure(session: Session, prompts: list[list[int]], sizes: list[int | None], options: Any) -> dict[str, Any]:
+    """Sums over the prompts of one workload, and the median ratio of speeds to the whole vocabulary's, by size."""
+    policy = chain(options.depth)
+    stats: dict[int | None, list[Stats]] = {size: [] for size in sizes}
+    for i, ids in enumerate(prompts):
+        turned = sizes[i % len(sizes) :] + sizes[: i % len(sizes)]
+        for size in turned:
+            session.clear()
+            session.set_draft_vocab(size)
+            with session.new_sampler(SamplingOptions(temp=options.temp, seed=i)) as sampler:
+                generation = generate(session, ids, policy=policy, sampler=sampler, max_tokens=options.n)
+                for _ in generation:
+                    pass
+            stats[size].append(generation.stats)
+    result = {}
+    for size in sizes:
+        mine, whole = stats[size], stats[0]
+        steps = sum(s.n_steps for s in mine)
+        result[name_of(size)] = {
+            "tokens_per_step": sum(max(0, s.n_generated - 1) for s in mine) / max(1, steps),
+            "acceptance": sum(sum(s.accepted_per_depth) for s in mine) / max(1, sum(s.n_nodes for s in mine)),
+            "draft_ms": 1e3 * sum(s.seconds["draft"] for s in mine) / max(1, steps),
+            "verify_ms": 1e3 * sum(s.seconds["verify"] for s in mine) / max(1, steps),
+            "speed_ratio": statistics.median(
+                a.tokens_per_second / b.tokens_per_second for a, b in zip(mine, whole, strict=True) if b.tokens_per_second > 0
+            ),
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536])
+    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=8, help="of each workload")
+    parser.add_argument("--temp", type=float, default=0.8)
+    parser.add_argument("-n", type=int, default=96, help="tokens of each answer, at most")
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    options = parser.parse_args()
+
+    settings = SessionOptions(
+        options.model, n_ctx=N_CTX, n_threads=options.threads, max_depth=options.depth, max_nodes=options.depth, draft_vocab=0
+    )
+    report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "depth": options.depth, "workloads": {}}
+    with Session.open(settings) as session:
+        writer = Writer(session, read_model(options.model), N_CTX)
+        sizes: list[int | None] = [0, *(size for size in options.sizes if size < session.n_vocab), None]
+        print(f"{options.model.name}: tokens per step, acceptance, ms of drafting a step, speed over the whole vocabulary")
+        for workload in workloads.NAMES:
+            prompts = [writer.prompt_tokens(prompt) for prompt in workloads.load(workload)[: options.prompts]]
+            rows = measure(session, prompts, sizes, options)
+            report["workloads"][workload] = rows
+            for name, row in rows.items():
+                print(
+                    f"{workload:6s} {name:>7s}  {row['tokens_per_step']:.3f}  {row['acceptance']:.3f}  {row['draft_ms']:7.2f}  "
+                    f"{row['speed_ratio']:.3f}",
+                    flush=True,
+                )
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The choice of the draft vocabulary against arithmetic done by hand.
+
+| test | failure it catches |
+|---|---|
+| common ids | a choice that ignores what the head costs |
+| rare ids | a text of rare ids drafted from too few tokens |
+| changing text | counts that never forget |
+| control tokens | the end of the vocabulary taken for rare text |
+| cheap head | a small vocabulary where it saves nothing |
+| rate | a choice that is not the best by the stated rule |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+
+N_VOCAB, N_TAIL = 248_320, 320
+# the 27B shape: a quarter of a byte a weight more or less does not matter here
+LARGE = PassBytes(target=15_000_000_000, level=250_000_000, row=5120 * 0.8)
+SMALL = PassBytes(target=490_000_000, level=11_500_000, row=840)
+
+
+def after(vocab: DraftVocab, tokens: list[int], depth: int = 3, accepted: int = 2) -> int:
+    """The size in use once the tokens came by in steps of three."""
+    for i in range(0, len(tokens), 3):
+        vocab.observe_draft(accepted, depth)
+        vocab.observe(tokens[i : i + 3])
+        vocab.due(depth)
+    return vocab.size
+
+
+# on the large shape what still smaller sizes gain is under the threshold for a change
+FEW = 16_384
+
+
+@pytest.mark.parametrize("cost", [LARGE, SMALL])
+def test_common_ids_need_few_rows(cost: PassBytes) -> None:
+    tokens = np.random.default_rng(1).integers(0, 3000, 900).tolist()
+    assert 0 < after(DraftVocab(N_VOCAB, N_TAIL, cost), tokens) <= FEW
+
+
+@pytest.mark.parametrize("cost", [LARGE, SMALL])
+def test_rare_ids_need_many(cost: PassBytes) -> None:
+    tokens = np.random.default_rng(1).integers(140_000, 248_000, 900).tolist()
+    assert after(DraftVocab(N_VOCAB, N_TAIL, cost), tokens) == 0
+
+
+def test_text_that_changes_changes_the_choice() -> None:
+    rng = np.random.default_rng(1)
+    vocab = DraftVocab(N_VOCAB, N_TAIL, LARGE)
+    assert 0 < after(vocab, rng.integers(0, 3000, 3000).tolist()) <= FEW
+    assert after(vocab, rng.integers(100_000, 130_000, 3000).tolist()) in (131_072, 0)
+    assert 0 < after(vocab, rng.integers(0, 3000, 6000).tolist()) <= FEW
+
+
+def test_control_tokens_are_always_included() -> None:
+    tokens = np.random.default_rng(1).integers(N_VOCAB - N_TAIL, N_VOCAB, 900).tolist()
+    assert 0 < after(DraftVocab(N_VOCAB, N_TAIL, LARGE), tokens) <= 1024
+
+
+def test_nothing_is_left_out_where_the_head_is_cheap() -> None:
+    rng = np.random.default_rng(1)
+    # one token in fifty beyond the first half
+    tokens = [int(rng.integers(200_000, 248_000)) if rng.random() < 0.02 else int(rng.integers(0, 3000)) for _ in range(3000)]
+    assert after(DraftVocab(N_VOCAB, N_TAIL, PassBytes(15_000_000_000, 250_000_000, 1.0)), tokens) == 0
+
+
+def test_the_choice_is_the_best_by_tokens_a_byte() -> None:
+    rng = np.random.default_rng(2)
+    tokens = np.minimum(rng.zipf(1.3, 3000), N_VOCAB - N_TAIL - 1).tolist()
+    vocab = DraftVocab(N_VOCAB, N_TAIL, SMALL)
+    chosen = after(vocab, tokens, depth=3, accepted=3)
+
+    def rate(size: int) -> float:
+        limit = size or N_VOCAB
+        # counted afresh, with the stated half-life and without the prior, whose weight has faded
+        weights = 0.5 ** (np.arange(len(tokens))[::-1] / 512)
+        share = float(weights[np.array(tokens) < limit].sum() / weights.sum())
+        rows = limit if size == 0 else size + N_TAIL
+        return float(sum(share**d for d in range(4)) / (SMALL.target + 3 * (SMALL.level + rows * SMALL.row)))
+
+    best = max((*vocab.sizes, 0), key=rate)
+    assert rate(chosen) >= 0.98 * rate(best)
+
+
+def test_a_small_vocabulary_is_left_whole() -> None:
+    vocab = DraftVocab(512, 8, SMALL)
+    assert vocab.sizes == []
+    assert after(vocab, list(range(300))) == 0
