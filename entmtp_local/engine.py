@@ -11,9 +11,10 @@ from time import perf_counter
 from typing import Any
 
 from entmtp_local.errors import EngineError
+from entmtp_local.speculative.copying import NO_COPY, CopyDrafter, chain_of, merge
 from entmtp_local.speculative.policy import OFF, Evidence, Policy
 from entmtp_local.speculative.protocol import SpeculativeEngine, TokenChooser
-from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import accept
 
 
@@ -62,6 +63,8 @@ class Stats:
     n_steps: int = 0
     n_nodes: int = 0
     n_plain_steps: int = 0  # steps that drafted nothing
+    n_copied: int = 0  # nodes that were found in the text
+    copied_hits: int = 0  # of which accepted
     sibling_hits: int = 0  # accepted nodes that were not the best-ranked of their parent's children
     accepted_per_depth: list[int] = field(default_factory=list)  # [d] = nodes accepted at depth d + 1
     seconds: dict[str, float] = field(
@@ -78,12 +81,16 @@ class Stats:
         self.n_generated += len(step.tokens)
         self.n_nodes += step.n_nodes
         self.n_plain_steps += step.n_nodes == 0
+        self.n_copied += len(step.tree.copied)
         children, parent = step.tree.shape.children, 0
         for depth, node in enumerate(step.accepted):
             if depth == len(self.accepted_per_depth):
                 self.accepted_per_depth.append(0)
             self.accepted_per_depth[depth] += 1
-            self.sibling_hits += node != children[parent][0]
+            if node in step.tree.copied:
+                self.copied_hits += 1
+            else:
+                self.sibling_hits += node != children[parent][0]
             parent = node
         seconds, spent = self.seconds, step.seconds
         seconds["schedule"] += spent.schedule
@@ -123,6 +130,8 @@ class Stats:
             "tokens_per_step": self.tokens_per_step,
             "accepted_per_depth": list(self.accepted_per_depth),
             "sibling_hits": self.sibling_hits,
+            "n_copied": self.n_copied,
+            "copied_hits": self.copied_hits,
             "nodes_per_step": self.nodes_per_step,
         }
 
@@ -138,6 +147,7 @@ class Generation:
         sampler: TokenChooser,
         max_tokens: int,
         stop: Callable[[], bool],
+        copies: CopyDrafter | None,
     ) -> None:
         self._engine = engine
         self._prompt = list(prompt)
@@ -145,6 +155,8 @@ class Generation:
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._stop = stop
+        self._copies = copies if engine.limits.max_copied > 0 and self.policy.max_nodes > 0 else None
+        self._usual = float(self.policy.max_depth)  # tokens of the head's drafts that were accepted lately, a step
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
         self.finish_reason = "interrupted"  # or "stop", "length", "context"
         self.stats = Stats(n_prompt=len(self._prompt))
@@ -177,6 +189,8 @@ class Generation:
 
         t0 = perf_counter()
         engine.start(pending)
+        if self._copies is not None:
+            self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += perf_counter() - t0
         n_accepted = 0
         turn = engine.turn
@@ -189,7 +203,7 @@ class Generation:
             if engine.n_past + shape.n_nodes > engine.n_ctx:
                 shape = ROOT_ONLY
             t1 = perf_counter()
-            tree = engine.draft(shape) if shape.n_nodes > 1 else DraftTree(shape, (pending,))
+            tree = self._draft(shape, pending)
             t2 = perf_counter()
             engine.verify(tree)
             t3 = perf_counter()
@@ -204,6 +218,10 @@ class Generation:
             engine.commit(tree, accepted.path)
             ended = self._ends(accepted.tokens) or self._full()
             engine.follow(tree, accepted.path, None if ended else pending)
+            if self._copies is not None:
+                self._copies.extend(accepted.tokens)
+                if not tree.copied:
+                    self._usual += 0.1 * (n_accepted - self._usual)
             t5 = perf_counter()
             emitted = self._emit(accepted.tokens)
             step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
@@ -211,6 +229,20 @@ class Generation:
             yield step
             if ended:
                 return
+
+    def _draft(self, shape: TreeShape, pending: int) -> DraftTree:
+        """What is verified next: the head's drafts of this shape, or copied text, or both."""
+        engine = self._engine
+        copy = NO_COPY
+        if self._copies is not None:
+            room = engine.n_ctx - engine.n_past - shape.n_nodes
+            copy = self._copies.propose(min(room, engine.limits.max_copied))
+        if copy.tokens and (shape.n_nodes == 1 or copy.expected > self._usual):
+            return chain_of(pending, copy.tokens)
+        if shape.n_nodes == 1:
+            return DraftTree(shape, (pending,))
+        tree = engine.draft(shape)
+        return merge(tree, copy.tokens) if copy.tokens and engine.limits.trees else tree
 
     def _ends(self, tokens: Sequence[int]) -> bool:
         """Whether nothing follows the tokens, and why."""
@@ -243,6 +275,7 @@ def generate(
     sampler: TokenChooser,
     max_tokens: int,
     stop: Callable[[], bool] | None = None,
+    copies: CopyDrafter | None = None,
 ) -> Generation:
     """Continue a prompt.
 
@@ -253,6 +286,7 @@ def generate(
         sampler: chooses the target's tokens.
         max_tokens: tokens to generate at most.
         stop: polled between passes; True ends the generation with finish_reason "interrupted".
+        copies: drafts what stood in the text before, beside the policy's drafts; may be kept from one prompt to the next.
     Returns: a Generation to iterate over.
     """
-    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False))
+    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False), copies)

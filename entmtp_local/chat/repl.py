@@ -17,6 +17,7 @@ from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_con
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, UsageError
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -97,6 +98,7 @@ class Repl:
         max_tokens: most tokens of an answer; None ends with the model's own end or a full context.
         stop_texts: the answer ends before the first of these.
         terminal: where to read and write.
+        copies: drafts from the conversation so far, None for no such drafts.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Repl:
         max_tokens: int | None,
         stop_texts: tuple[str, ...],
         terminal: Terminal,
+        copies: CopyDrafter | None = None,
     ) -> None:
         self._session = session
         self._conversation = conversation
@@ -116,6 +119,7 @@ class Repl:
         self._max_tokens = max_tokens
         self._stop_texts = stop_texts
         self._terminal = terminal
+        self._copies = copies
         self._failed = False
         self._interrupted = False
 
@@ -202,6 +206,7 @@ class Repl:
                 sampler=sampler,
                 max_tokens=self._max_tokens or n_ctx,
                 stop=lambda: interrupt() or text.stopped,
+                copies=self._copies,
             )
             for step in generation:
                 for token in step.tokens:

@@ -14,6 +14,7 @@ from entmtp_local.cli.options import Options, model_options, open_session, prepa
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.copying import CopyDrafter
 
 
 @click.command()
@@ -49,6 +50,7 @@ def chat(model: str | None, **shared: Any) -> None:
             max_tokens=options.max_tokens,
             stop_texts=template.stop_texts,
             terminal=terminal,
+            copies=CopyDrafter() if options.copy else None,
         )
         code = repl.run()
     sys.exit(code)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from entmtp_local.native.model_file import ModelInfo
+from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.policy import Policy
 
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
@@ -26,15 +27,16 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
         info: the model.
         sidecar: the file with its MTP head, if that is another one.
         n_ctx: tokens of context; a length that a sliding window shortens is not counted.
-        policy: drafting keeps a row of logits per node, and a recurrent state per drafted depth; layers that verify trees
-            keep one state and the inputs of the nodes of two trees.
+        policy: drafting keeps a row of logits per node, copied ones included, and a recurrent state per drafted depth; layers
+            that verify trees keep one state and the inputs of the nodes of two trees.
     """
     weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)
+    n_nodes = policy.max_nodes + MAX_COPIED if policy.max_nodes else 0
     if info.node_bytes:
-        states = info.state_bytes + (2 * info.node_bytes * (policy.max_nodes + 1) if policy.max_depth else 0)
+        states = info.state_bytes + (2 * info.node_bytes * (n_nodes + 1) if n_nodes else 0)
     else:
         states = info.state_bytes * (policy.max_depth + 1)
-    logits = 4 * info.n_vocab * (policy.max_nodes + 2)
+    logits = 4 * info.n_vocab * (n_nodes + 2)
     buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
     return weights + cache_bytes(info, n_ctx) + states + logits + buffers
 

@@ -18,6 +18,7 @@ from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.policy import Policy, parse_policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 
@@ -49,6 +50,7 @@ class Options:
     n_gpu_layers: int | None = None
     mtp_model: Path | None = None
     draft_vocab: int | None = None
+    copy: bool = True
     verbose: bool = False
     debug: bool = False
     max_tokens: int | None = None
@@ -150,6 +152,11 @@ _MODEL_OPTIONS = (
         help="Draft from the first N tokens of the vocabulary, or from all: fewer are faster to draft, and never change the "
         "text. Default: auto, as the text needs.",
     ),
+    click.option(
+        "--copy/--no-copy",
+        default=True,
+        help="Beside the policy's drafts, draft what followed the last tokens where they stood earlier. Default: --copy.",
+    ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's own log and the figures of each answer."),
     click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
 )
@@ -236,6 +243,7 @@ def prepare(options: Options) -> Plan:
         n_gpu_layers=options.n_gpu_layers,
         max_depth=policy.max_depth,
         max_nodes=policy.max_nodes,
+        max_copied=MAX_COPIED if options.copy and policy.max_nodes > 0 else 0,
         draft_vocab=options.draft_vocab,
         verbose=options.verbose,
     )

@@ -16,6 +16,7 @@ from entmtp_local.cli.options import Options, Plan, decode_text, model_options, 
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.copying import CopyDrafter
 
 EXIT_INTERRUPTED = 130
 
@@ -75,6 +76,7 @@ def _complete(plan: Plan, prompt: str, options: Options, *, as_json: bool) -> in
                 sampler=sampler,
                 max_tokens=options.max_tokens or session.n_ctx,
                 stop=interrupt,
+                copies=CopyDrafter() if options.copy else None,
             )
             for step in generation:
                 for token in step.tokens:

@@ -47,6 +47,7 @@ class SessionOptions:
     n_gpu_layers: int | None = None  # None = all
     max_depth: int = 0  # deepest drafted node of the policies to come; 0 = decode plainly, do not load the MTP head
     max_nodes: int = 0  # most drafted nodes of a tree
+    max_copied: int = 0  # most nodes beyond those, of text that is copied
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
     verbose: bool = False  # show llama.cpp's own log
 
@@ -74,7 +75,8 @@ class Session:
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_walked = 0  # rows of the last pass whose arg-max is known
-        self._draft_vocab: DraftVocab | None = None
+        self._vocab_chooser: DraftVocab | None = None
+        self._draft_vocab: DraftVocab | None = None  # the chooser while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
         try:
@@ -145,7 +147,7 @@ class Session:
             return self._create_context(model, mtp=mtp, n_stored=0)
         if self._api.recurrent_trees(model):
             context = self._create_context(model, mtp=False, n_stored=0)
-            code = self._api.reserve(context, self._options.max_nodes + 1)
+            code = self._api.reserve(context, self._options.max_nodes + self._options.max_copied + 1)
             if code == native.OK:
                 return context
             self._llama.llama_free(context)
@@ -164,7 +166,7 @@ class Session:
         # llama.cpp cuts the batch down to a smaller context, and aborts when a chain that can be rolled back exceeds it
         params.n_ctx = max(self._n_ctx, params.n_batch)
         params.n_seq_max = 1
-        params.n_outputs_max = options.max_nodes + 1
+        params.n_outputs_max = options.max_nodes + options.max_copied + 1
         params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
         params.no_perf = True
         params.swa_full = False
@@ -212,7 +214,8 @@ class Session:
             self.notices.append(f"drafting chains instead of trees: {reason}.")
         elif options.max_depth > max_depth:
             self.notices.append(f"drafting at most {max_depth} tokens a step: {reason}.")
-        return Limits(trees=trees, max_depth=max_depth, max_nodes=options.max_nodes, reason=reason)
+        max_copied = options.max_copied if support == native.SUPPORT_TREE else min(options.max_copied, max_depth)
+        return Limits(trees, max_depth, options.max_nodes, reason, max_copied)
 
     def _no_drafts(self, reason: str) -> Limits:
         self.notices.append(f"decoding plainly: {reason}.")
@@ -445,7 +448,8 @@ class Session:
         tokens = [tree.tokens[node] for node in path[1:]]
         vocab = self._draft_vocab
         if vocab is not None and tree.shape.max_depth > 0:
-            vocab.observe_draft(len(tokens), tree.shape.max_depth)
+            if not tree.copied:
+                vocab.observe_draft(len(tokens), tree.shape.max_depth)
             vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:
             self._push((*tokens, pending), path)
@@ -459,17 +463,21 @@ class Session:
         """Let drafts choose among the first `size` tokens, rounded up to the engine's step, and the control tokens at the end.
 
         Args:
-            size: 0 for the whole vocabulary, None to follow the text.
-        Returns: tokens that drafts choose from; the whole vocabulary's number where the model or the engine allows no less, and
-            with None at first.
+            size: 0 for the whole vocabulary, None to follow the text; what was learnt of it before is kept.
+        Returns: tokens that drafts choose from; the whole vocabulary's number where the model or the engine allows no less.
         """
         self._draft_vocab = None
         step = native.VOCAB_STEP
-        rounded = self.n_vocab // 2 // step * step if size is None else -(-size // step) * step
-        n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
-        if size is None and 0 < n < self.n_vocab:
-            self._draft_vocab = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
-            n = int(self._api.mtp_set_vocab(self._ctx_mtp, 0))
+        if size is None:
+            rounded = self.n_vocab // 2 // step * step
+            n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
+            if not 0 < n < self.n_vocab:
+                return self.n_vocab
+            if self._vocab_chooser is None:
+                self._vocab_chooser = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
+            self._draft_vocab = self._vocab_chooser
+            size = self._vocab_chooser.size
+        n = int(self._api.mtp_set_vocab(self._ctx_mtp, -(-size // step) * step))
         return n if n > 0 else self.n_vocab
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:

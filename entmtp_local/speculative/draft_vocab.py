@@ -14,7 +14,7 @@ from dataclasses import dataclass
 _SMALLEST = 1024
 _HALF_LIFE = 512  # tokens after which a token counts half
 _INTERVAL = 32  # tokens between two looks at the counts
-_PRIOR = 8.0  # tokens that the prior counts for
+_PRIOR = 2.0  # tokens that the prior counts for
 # The engine builds another graph for another size: a change has to be worth it.
 _MIN_GAIN = 0.01
 

@@ -17,6 +17,7 @@ class Limits:
     max_depth: int  # deepest drafted node, 0 = nothing can be drafted
     max_nodes: int  # most drafted nodes, the root not counted
     reason: str  # why it is not more, a clause for the user; empty where nothing is missing
+    max_copied: int = 0  # copied nodes that a tree may have beyond those; where trees is False, the longest chain of them
 
 
 class TokenChooser(Protocol):

@@ -96,6 +96,7 @@ class DraftTree:
 
     shape: TreeShape
     tokens: tuple[int, ...]  # (n_nodes,), tokens[0] is the pending token
+    copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
 
     def child(self, node: int, token: int) -> int | None:
         """The child of a node that carries the token."""

@@ -9,6 +9,7 @@ import pytest
 
 from entmtp_local.engine import generate
 from entmtp_local.errors import ContextFullError, EngineError
+from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import Policy, parse_policy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -273,3 +274,45 @@ def test_statistics_add_up() -> None:
     assert parts <= report["seconds"]["decode"] * 1.001
     assert report["tokens_per_second"] == pytest.approx(99 / report["seconds"]["decode"])
     assert sum(step.seconds.total for step in steps) <= report["seconds"]["decode"]
+
+
+class RepeatingEngine(RandomEngine):
+    """Its text quotes itself: every second stretch of 20 tokens is the one before, but for one token."""
+
+    def target(self, prefix: Sequence[int]) -> int:
+        n = len(prefix)
+        if n == self.eog_at:
+            return EOG
+        if n // 20 % 2 and n % 20 != 11:
+            return prefix[n - 20]
+        return 1 + hash((self.seed, n)) % (N_VOCAB - 1)
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("policy", ["chain:1", "chain:3", "tree:wide"])
+def test_copied_text_is_verified_like_any_draft(policy: str, trees: bool) -> None:
+    limits = Limits(trees=trees, max_depth=50, max_nodes=50, reason="", max_copied=15)
+    runs = {}
+    for name, copies in (("without", None), ("with", CopyDrafter())):
+        engine = RepeatingEngine(3, limits=limits, n_ctx=1000)
+        generation = generate(engine, PROMPT, policy=parse_policy(policy), sampler=Sampler(), max_tokens=2000, copies=copies)
+        steps = list(generation)
+        assert generation.tokens == plain(engine, 998)
+        assert generation.finish_reason == "context"
+        assert engine.n_past == 1000
+        runs[name] = generation.stats
+        if copies is not None:
+            accepted = {node for step in steps for node in step.accepted if node in step.tree.copied}
+            assert accepted
+            assert all(len(step.tree.copied) <= 15 for step in steps)
+    assert runs["without"].n_copied == runs["without"].copied_hits == 0
+    assert 100 < runs["with"].copied_hits < runs["with"].n_copied
+    assert runs["with"].n_steps < runs["without"].n_steps
+
+
+def test_nothing_is_copied_where_nothing_is_drafted() -> None:
+    engine = RepeatingEngine(3, limits=Limits(trees=True, max_depth=50, max_nodes=50, reason="", max_copied=15))
+    generation = generate(engine, PROMPT, policy=parse_policy("off"), sampler=Sampler(), max_tokens=200, copies=CopyDrafter())
+    list(generation)
+    assert generation.stats.n_nodes == 0
+    assert generation.tokens == plain(engine, 200)
