@@ -237,8 +237,8 @@ class Generation:
         if self._copies is not None:
             room = engine.n_ctx - engine.n_past - shape.n_nodes
             copy = self._copies.propose(min(room, engine.limits.max_copied))
-        if copy.tokens and (shape.n_nodes == 1 or copy.expected > self._usual):
-            return chain_of(pending, copy.tokens)
+        if (shape.n_nodes == 1 or copy.expected > self._usual) and (chain := chain_of(pending, copy.tokens)):
+            return chain
         if shape.n_nodes == 1:
             return DraftTree(shape, (pending,))
         tree = engine.draft(shape)

@@ -13,14 +13,16 @@ from functools import lru_cache
 
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
-MAX_COPIED = 15  # tokens of a proposal; with the pending one they fill the groups that kernels work in
 _KEY = 3  # tokens that have to match
 _LONGEST = 24  # tokens of a match that are told apart
 # Lengths of matches from which on they are counted together.
 _STEPS = (4, 5, 6, 8, 12, 24)
 _CANDIDATES = 8  # earlier places that are compared, the latest first
-# Tokens that came as proposed, of two, before anything was seen: longer matches are better copies.
-_PRIOR = (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 1.9)
+# Tokens that came as proposed, of two, before anything was seen: longer matches are better copies, short ones have to prove it.
+_PRIOR = (0.4, 0.5, 0.7, 1.0, 1.4, 1.7, 1.9)
+# Trees that copies make have so many nodes: kernels work in groups of four, and the engine keeps a graph for each size.
+_SIZES = (16, 8, 4)
+MAX_COPIED = _SIZES[0] - 1  # tokens of a proposal
 _DECAY = 0.995
 
 
@@ -123,15 +125,21 @@ class CopyDrafter:
         return Copy(tuple(text[place + i % period] for i in range(found)), expected) if found else NO_COPY
 
 
+def fitting(n_nodes: int) -> int:
+    """The largest size of a tree with copies that so many nodes fill; 0 where they fill none."""
+    return next((size for size in _SIZES if size <= n_nodes), 0)
+
+
 def merge(tree: DraftTree, copy: Sequence[int]) -> DraftTree:
-    """Add a proposed continuation to a tree; what the tree holds of it already is not added again."""
+    """Add a proposed continuation to a tree, as far as it fills a size; what the tree holds of it already is not added again."""
     node, shared = 0, 0
     for token in copy:
         child = tree.child(node, token)
         if child is None:
             break
         node, shared = child, shared + 1
-    added = copy[shared:]
+    n_drafted = tree.shape.n_nodes
+    added = copy[shared : shared + max(0, fitting(n_drafted + len(copy) - shared) - n_drafted)]
     if not added:
         return tree
     shape, places, new = _grown(tree.shape, node, len(added))
@@ -143,10 +151,13 @@ def merge(tree: DraftTree, copy: Sequence[int]) -> DraftTree:
     return DraftTree(shape, tuple(tokens), frozenset(new))
 
 
-def chain_of(pending: int, copy: Sequence[int]) -> DraftTree:
-    """A proposed continuation alone."""
-    shape, _, new = _grown(_ROOT, 0, len(copy))
-    return DraftTree(shape, (pending, *copy), frozenset(new))
+def chain_of(pending: int, copy: Sequence[int]) -> DraftTree | None:
+    """A proposed continuation alone, as far as it fills a size; None where it fills none."""
+    n = fitting(1 + len(copy)) - 1
+    if n <= 0:
+        return None
+    shape, _, new = _grown(_ROOT, 0, n)
+    return DraftTree(shape, (pending, *copy[:n]), frozenset(new))
 
 
 _ROOT = TreeShape.chain(0)

@@ -10,6 +10,7 @@ from model.conftest import near_ties
 
 from entmtp_local.engine import Generation, generate
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -42,7 +43,7 @@ TABLE = {
 }
 
 
-def run(tiny: Path, kind: str, policy: str, n: int) -> tuple[Generation, list[str]]:
+def run(tiny: Path, kind: str, policy: str, n: int, copies: CopyDrafter | None = None) -> tuple[Generation, list[str]]:
     chosen = parse_policy(policy)
     sidecar = TABLE[kind].sidecar
     options = SessionOptions(
@@ -51,9 +52,10 @@ def run(tiny: Path, kind: str, policy: str, n: int) -> tuple[Generation, list[st
         n_ctx=1024,
         max_depth=chosen.max_depth,
         max_nodes=chosen.max_nodes,
+        max_copied=MAX_COPIED if copies else 0,
     )
     with Session.open(options) as session, session.new_sampler(SamplingOptions(temp=0)) as sampler:
-        generation = generate(session, PROMPT, policy=chosen, sampler=sampler, max_tokens=n)
+        generation = generate(session, PROMPT, policy=chosen, sampler=sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass
         return generation, session.notices
@@ -81,3 +83,16 @@ def test_every_policy_gives_the_models_own_text(tiny: Path, kind: str) -> None:
         else:
             assert found.stats.n_steps < 380, "drafts are accepted"
             assert (found.stats.sibling_hits > 0) == found.policy.name.startswith("tree")
+
+
+@pytest.mark.parametrize("kind", [kind for kind, expected in TABLE.items() if expected.wide != "off"])
+def test_copied_text_is_verified_on_every_memory(tiny: Path, kind: str) -> None:
+    """Random models repeat themselves, so that there is something to copy."""
+    plain, _ = run(tiny, kind, "off", 400)
+    found, notices = run(tiny, kind, "chain:3", 400, CopyDrafter())
+    assert notices == []
+    difference = near_ties(tiny / f"{kind}.gguf", PROMPT, plain.tokens, found.tokens)
+    if difference:
+        print(f"{kind}: {difference}")
+    assert 0 < found.stats.copied_hits <= found.stats.n_copied
+    assert found.stats.n_steps < 400 / 1.5
