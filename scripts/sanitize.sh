@@ -13,6 +13,7 @@ cd "$repo"
 build=$repo/build/sanitized
 .venv/bin/python -m entmtp_local.native.build --cpu --build-dir "$build" \
     --cmake-arg -DLLAMA_SANITIZE_ADDRESS=ON --cmake-arg -DLLAMA_SANITIZE_UNDEFINED=ON \
+    --cmake-arg -DGGML_SANITIZE_ADDRESS=ON --cmake-arg -DGGML_SANITIZE_UNDEFINED=ON \
     --cmake-arg -DCMAKE_BUILD_TYPE=RelWithDebInfo --cmake-arg -DGGML_OPENMP=OFF
 
 # Python was not built with the sanitizers, so their run-time libraries have to be there before it. It keeps memory at its end.
