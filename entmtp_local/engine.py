@@ -12,8 +12,8 @@ from typing import Any
 
 from entmtp_local.errors import EngineError
 from entmtp_local.speculative.copying import NO_COPY, CopyDrafter, chain_of, merge
-from entmtp_local.speculative.policy import OFF, Evidence, Policy
-from entmtp_local.speculative.protocol import SpeculativeEngine, TokenChooser
+from entmtp_local.speculative.protocol import Evidence, Outcome, Policy, SpeculativeEngine, TokenChooser
+from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import accept
 
@@ -203,7 +203,7 @@ class Generation:
             if engine.n_past + shape.n_nodes > engine.n_ctx:
                 shape = ROOT_ONLY
             t1 = perf_counter()
-            tree = self._draft(shape, pending)
+            drafted, tree = self._draft(shape, pending)
             t2 = perf_counter()
             engine.verify(tree)
             t3 = perf_counter()
@@ -223,6 +223,7 @@ class Generation:
                 if not tree.copied:
                     self._usual += 0.1 * (n_accepted - self._usual)
             t5 = perf_counter()
+            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t3 - t2, t5 - t0))
             emitted = self._emit(accepted.tokens)
             step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
             stats.add(step, t5)
@@ -230,19 +231,21 @@ class Generation:
             if ended:
                 return
 
-    def _draft(self, shape: TreeShape, pending: int) -> DraftTree:
-        """What is verified next: the head's drafts of this shape, or copied text, or both."""
+    def _draft(self, shape: TreeShape, pending: int) -> tuple[DraftTree, DraftTree]:
+        """What the head drafted, and what is verified next: part or all of that, or copied text, or both."""
         engine = self._engine
         copy = NO_COPY
         if self._copies is not None:
             room = engine.n_ctx - engine.n_past - shape.n_nodes
             copy = self._copies.propose(min(room, engine.limits.max_copied))
         if (shape.n_nodes == 1 or copy.expected > self._usual) and (chain := chain_of(pending, copy.tokens)):
-            return chain
+            return chain, chain
         if shape.n_nodes == 1:
-            return DraftTree(shape, (pending,))
-        tree = engine.draft(shape)
-        return merge(tree, copy.tokens) if copy.tokens and engine.limits.trees else tree
+            tree = DraftTree(shape, (pending,))
+            return tree, tree
+        drafted = engine.draft(shape)
+        tree = self.policy.select(drafted)
+        return drafted, merge(tree, copy.tokens) if copy.tokens and engine.limits.trees else tree
 
     def _ends(self, tokens: Sequence[int]) -> bool:
         """Whether nothing follows the tokens, and why."""

@@ -23,8 +23,8 @@ from entmtp_local.bench import workloads  # noqa: E402
 from entmtp_local.engine import Stats, generate  # noqa: E402
 from entmtp_local.native.model_file import read_model  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
-from entmtp_local.speculative.policy import chain  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from entmtp_local.speculative.static import chain  # noqa: E402
 from scripts.reference.measurement import Writer  # noqa: E402
 
 N_CTX = 2048

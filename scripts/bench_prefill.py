@@ -24,8 +24,10 @@ sys.path.insert(0, str(ROOT))
 from entmtp_local.engine import generate  # noqa: E402
 from entmtp_local.native.model_file import read_model  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
-from entmtp_local.speculative.policy import OFF, Policy, parse_policy  # noqa: E402
+from entmtp_local.speculative.policy import parse_policy  # noqa: E402
+from entmtp_local.speculative.protocol import Policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from entmtp_local.speculative.static import OFF  # noqa: E402
 
 
 def read(session: Session, ids: list[int], policy: Policy) -> tuple[float, float]:

@@ -12,20 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from entmtp_local.speculative.tree import Int32Array, TreeShape
-
-
-def comb_shape(depth: int, width: int) -> TreeShape:
-    """A spine of `depth` best-ranked nodes, each level with its `width` best continuations; only the spine has children.
-
-    Node 1 + (d - 1) * width + r is the rank-r continuation at depth d.
-    """
-    parents, spine = [-1], 0
-    for _ in range(depth):
-        first = len(parents)
-        parents += [spine] * width
-        spine = first
-    return TreeShape.from_parents(parents)
+from entmtp_local.speculative.tree import Int32Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, UsageError
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.copying import CopyDrafter
-from entmtp_local.speculative.policy import Policy
+from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
 PROMPT = "> "

@@ -10,7 +10,7 @@ import click
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.repl import Repl, Terminal
 from entmtp_local.chat.template import ChatTemplate
-from entmtp_local.cli.options import Options, model_options, open_session, prepare, sampling_options
+from entmtp_local.cli.options import Options, model_options, open_session, prepare, ready_policy, sampling_options
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session
@@ -45,7 +45,7 @@ def chat(model: str | None, **shared: Any) -> None:
         repl = Repl(
             session=session,
             conversation=conversation,
-            policy=plan.policy,
+            policy=ready_policy(plan, session),
             sampling=plan.sampling,
             max_tokens=options.max_tokens,
             stop_texts=template.stop_texts,

@@ -14,8 +14,8 @@ from entmtp_local.errors import EngineError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.source import find_layout
-from entmtp_local.speculative.policy import Policy, parse_policy
-from entmtp_local.speculative.protocol import Limits
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.protocol import Limits, Policy
 
 _HEADS = {
     "single": "1 block, used at every depth",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.speculative.copying import MAX_COPIED
-from entmtp_local.speculative.policy import Policy
+from entmtp_local.speculative.protocol import Policy
 
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
 # plus what the library and Python take.

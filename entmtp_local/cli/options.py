@@ -19,7 +19,9 @@ from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
-from entmtp_local.speculative.policy import Policy, parse_policy
+from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 
 DEFAULT_N_CTX = 4096
@@ -113,7 +115,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--policy",
         metavar="POLICY",
-        help="What to draft at each step: off, chain:N, tree:narrow, tree:wide, tree:FILE.json. "
+        help="What to draft at each step: off, throughput, chain:N, tree:narrow, tree:wide, tree:FILE.json. "
         f"Default: {DEFAULT_POLICY} for a model with an MTP head, off for others.",
     ),
     click.option(
@@ -266,6 +268,14 @@ def open_session(plan: Plan) -> Session:
         session.close()
         raise click.Abort
     return session
+
+
+def ready_policy(plan: Plan, session: Session) -> Policy:
+    """The policy as the session can follow it, with the costs that it wants to know."""
+    policy = plan.policy.within(session.limits)
+    if policy.needs_costs:
+        policy.measured(CostModel(session.verification_seconds(SIZES)))
+    return policy
 
 
 def find_model(model: str | None) -> Path:

@@ -12,7 +12,17 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
-from entmtp_local.cli.options import Options, Plan, decode_text, model_options, open_session, prepare, read_text, sampling_options
+from entmtp_local.cli.options import (
+    Options,
+    Plan,
+    decode_text,
+    model_options,
+    open_session,
+    prepare,
+    read_text,
+    ready_policy,
+    sampling_options,
+)
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
@@ -72,7 +82,7 @@ def _complete(plan: Plan, prompt: str, options: Options, *, as_json: bool) -> in
             generation = generate(
                 session,
                 ids,
-                policy=plan.policy,
+                policy=ready_policy(plan, session),
                 sampler=sampler,
                 max_tokens=options.max_tokens or session.n_ctx,
                 stop=interrupt,

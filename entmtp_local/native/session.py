@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, cast
 
@@ -405,12 +406,19 @@ class Session:
         if vocab is not None and vocab.due(shape.max_depth):
             self._api.mtp_set_vocab(self._ctx_mtp, vocab.size)
         code = self._api.mtp_draft(
-            self._ctx_mtp, _SEQ, n, self._parents_address, self._ranks_address, self._node_tokens_address, None, None
+            self._ctx_mtp,
+            _SEQ,
+            n,
+            self._parents_address,
+            self._ranks_address,
+            self._node_tokens_address,
+            self._logp_address,
+            None,
         )
         if code:
             self._check(code, "a draft")
         self._drafted = tuple(self._node_tokens)
-        return DraftTree(shape, self._drafted)
+        return DraftTree(shape, self._drafted, self._logp.copy())
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""
@@ -480,6 +488,29 @@ class Session:
         n = int(self._api.mtp_set_vocab(self._ctx_mtp, -(-size // step) * step))
         return n if n > 0 else self.n_vocab
 
+    def verification_seconds(self, sizes: Sequence[int], repeats: int = 3) -> dict[int, float]:
+        """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.
+
+        Args:
+            sizes: nodes, the root included; those that do not fit are left out.
+        """
+        self.clear()
+        seconds = {}
+        for size in sizes:
+            if size > min(self._limits.max_nodes + 1, self._n_ctx):
+                continue
+            tree = DraftTree(TreeShape.chain(size - 1), (0,) * size)
+            taken = []
+            # the first pass of a size builds its graph
+            for _ in range(1 + repeats):
+                begin = perf_counter()
+                self.verify(tree)
+                taken.append(perf_counter() - begin)
+                self.discard()
+            seconds[size] = min(taken[1:])
+        self.clear()
+        return seconds
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.
 
@@ -528,6 +559,8 @@ class Session:
         self._drafted = ()
         self._node_tokens = (ctypes.c_int32 * shape.n_nodes)()
         self._node_tokens_address = ctypes.addressof(self._node_tokens)
+        self._logp = np.zeros(shape.n_nodes, dtype=np.float32)
+        self._logp_address = int(self._logp.ctypes.data)
         self._parents_address = int(shape.parents.ctypes.data)
         self._ranks_address = int(shape.ranks.ctypes.data)
 

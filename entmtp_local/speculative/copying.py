@@ -148,7 +148,7 @@ def merge(tree: DraftTree, copy: Sequence[int]) -> DraftTree:
         tokens[place] = tree.tokens[old]
     for place, token in zip(new, added, strict=True):
         tokens[place] = token
-    return DraftTree(shape, tuple(tokens), frozenset(new))
+    return DraftTree(shape, tuple(tokens), copied=frozenset(new))
 
 
 def chain_of(pending: int, copy: Sequence[int]) -> DraftTree | None:
@@ -157,7 +157,7 @@ def chain_of(pending: int, copy: Sequence[int]) -> DraftTree | None:
     if n <= 0:
         return None
     shape, _, new = _grown(_ROOT, 0, n)
-    return DraftTree(shape, (pending, *copy[:n]), frozenset(new))
+    return DraftTree(shape, (pending, *copy[:n]), copied=frozenset(new))
 
 
 _ROOT = TreeShape.chain(0)

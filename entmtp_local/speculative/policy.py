@@ -1,16 +1,16 @@
-"""Policies: what to draft at this step. Static ones only so far; each is a constructor with a name for `--policy`."""
+"""Policies by name: what `--policy` accepts."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from entmtp_local.errors import UsageError
-from entmtp_local.speculative.protocol import Limits
-from entmtp_local.speculative.tree import ROOT_ONLY, TreeShape
+from entmtp_local.speculative.protocol import Policy
+from entmtp_local.speculative.static import NARROW, OFF, WIDE, StaticPolicy, chain
+from entmtp_local.speculative.throughput import Throughput
+from entmtp_local.speculative.tree import TreeShape
 
 # The engine's LLAMA_ENTMTP_MAX_NODES, less the root.
 MAX_DRAFTED = 255
@@ -18,77 +18,7 @@ MAX_DRAFTED = 255
 # No model's 256th guess is worth a node, and every vocabulary has as many tokens.
 MAX_RANK = 255
 
-KNOWN = "off, chain:N (N from 1 to 255), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a policy may look at before a step."""
-
-    n_past: int
-    n_accepted_last: int  # drafted tokens that the previous step accepted
-
-
-class Policy(Protocol):
-    """Chooses the shape of each step's tree."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def max_depth(self) -> int:
-        """Deepest node that it ever drafts."""
-        ...
-
-    @property
-    def max_nodes(self) -> int:
-        """Most nodes that it ever drafts, the root not counted."""
-        ...
-
-    def plan(self, evidence: Evidence) -> TreeShape: ...
-
-    def within(self, limits: Limits) -> Policy:
-        """The nearest policy that stays within what the engine can verify; itself where nothing is missing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class StaticPolicy:
-    """The same shape at every step: nothing, a chain, or a tree."""
-
-    name: str
-    shape: TreeShape
-
-    @property
-    def max_depth(self) -> int:
-        return self.shape.max_depth
-
-    @property
-    def max_nodes(self) -> int:
-        return self.shape.n_nodes - 1
-
-    def plan(self, evidence: Evidence) -> TreeShape:
-        return self.shape
-
-    def within(self, limits: Limits) -> Policy:
-        if self.max_depth <= limits.max_depth and self.max_nodes <= limits.max_nodes and (limits.trees or self.shape.is_chain):
-            return self
-        depth = min(self.shape.spine().max_depth, limits.max_depth, limits.max_nodes)
-        return chain(depth) if depth > 0 else OFF
-
-
-OFF = StaticPolicy("off", ROOT_ONLY)
-
-
-def chain(depth: int) -> StaticPolicy:
-    """Draft `depth` tokens one after another: what stock llama.cpp does."""
-    return StaticPolicy(f"chain:{depth}", TreeShape.chain(depth))
-
-
-# Hand-made until calibration grows trees from measured acceptance: a spine, and siblings where the head is least sure
-# relative to what is at stake, near the root.
-NARROW = StaticPolicy("tree:narrow", TreeShape.from_parents([-1, 0, 0, 1, 1, 3, 5]))
-WIDE = StaticPolicy("tree:wide", TreeShape.from_parents([-1, 0, 0, 0, 1, 1, 2, 4, 4, 6, 7, 7, 10]))
+KNOWN = "off, throughput, chain:N (N from 1 to 255), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
 
 
 def parse_policy(text: str) -> Policy:
@@ -99,6 +29,8 @@ def parse_policy(text: str) -> Policy:
     kind, _, argument = text.partition(":")
     if text == "off":
         return OFF
+    if text == Throughput.name:
+        return Throughput()
     if kind == "chain" and re.fullmatch("[0-9]{1,3}", argument) and 1 <= int(argument) <= MAX_DRAFTED:
         return chain(int(argument))
     if kind == "tree":

@@ -1,4 +1,4 @@
-"""What the generation loop needs of an engine. The session over llama.cpp and the fake in the tests both provide it."""
+"""What the generation loop needs of an engine, of a sampler and of a policy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from entmtp_local.speculative.cost import CostModel
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 
@@ -96,3 +97,65 @@ class SpeculativeEngine(Protocol):
         ...
 
     def is_eog(self, token: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a policy may look at before a step."""
+
+    n_past: int
+    n_accepted_last: int  # drafted tokens that the previous step accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave and took."""
+
+    drafted: DraftTree
+    verified: DraftTree
+    path: tuple[int, ...]  # accepted nodes of the verified tree, root first
+    draft_seconds: float
+    verify_seconds: float
+    seconds: float
+
+
+class Policy(Protocol):
+    """Chooses the shape of each step's tree."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_depth(self) -> int:
+        """Deepest node that it ever drafts."""
+        ...
+
+    @property
+    def max_nodes(self) -> int:
+        """Most nodes that it ever drafts, the root not counted."""
+        ...
+
+    @property
+    def needs_costs(self) -> bool:
+        """Whether `measured` wants to be called before the first step."""
+        ...
+
+    def measured(self, cost: CostModel) -> None:
+        """Take the costs of this device."""
+        ...
+
+    def plan(self, evidence: Evidence) -> TreeShape:
+        """What the head is to draft."""
+        ...
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        """What of the drafted tree is to be verified, perhaps the root alone."""
+        ...
+
+    def learn(self, outcome: Outcome) -> None:
+        """See what a step gave and took."""
+        ...
+
+    def within(self, limits: Limits) -> Policy:
+        """The nearest policy that stays within what the engine can verify; itself where nothing is missing."""
+        ...

@@ -77,6 +77,19 @@ class TreeShape:
         """A root followed by `depth` drafted tokens."""
         return TreeShape.from_parents(range(-1, depth))
 
+    @staticmethod
+    def comb(depth: int, width: int) -> TreeShape:
+        """A spine of `depth` best-ranked nodes, each level with its `width` best continuations; only the spine has children.
+
+        Node 1 + (d - 1) * width + r is the rank-r continuation at depth d.
+        """
+        parents, spine = [-1], 0
+        for _ in range(depth):
+            first = len(parents)
+            parents += [spine] * width
+            spine = first
+        return TreeShape.from_parents(parents)
+
     def spine(self) -> TreeShape:
         """The chain along the best-ranked nodes: what remains of the tree where only chains can be verified."""
         depth, node = 0, 0
@@ -96,6 +109,7 @@ class DraftTree:
 
     shape: TreeShape
     tokens: tuple[int, ...]  # (n_nodes,), tokens[0] is the pending token
+    logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, of each node given its parent; None for copied nodes
     copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
 
     def child(self, node: int, token: int) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entmtp_local.bench.draft_log import AcceptanceCounts, ChainRun, DraftLog, comb_shape
+from entmtp_local.bench.draft_log import AcceptanceCounts, ChainRun, DraftLog
 from entmtp_local.bench.repetition import Loop, find_loop
 from entmtp_local.bench.workloads import Prompt
 from entmtp_local.chat.template import ChatTemplate
@@ -26,8 +26,8 @@ from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.sampler import Sampler
 from entmtp_local.native.session import Session
-from entmtp_local.speculative.policy import OFF
 from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from scripts.reference.engine_rows import Engine
 from scripts.reference.math_problems import lead
@@ -93,7 +93,7 @@ class Writer:
         depth = min(DEPTH, self.session.limits.max_depth)
         if depth == 0:
             return None
-        return comb_shape(depth, WIDTH if self.session.drafts_trees else 1)
+        return TreeShape.comb(depth, WIDTH if self.session.drafts_trees else 1)
 
     @property
     def depth(self) -> int:

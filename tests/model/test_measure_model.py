@@ -17,7 +17,7 @@ from entmtp_local.bench.draft_log import ChainRun
 from entmtp_local.engine import generate
 from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session, SessionOptions
-from entmtp_local.speculative.policy import OFF, chain
+from entmtp_local.speculative.static import OFF, chain
 from scripts import measure_model
 from scripts.reference.card import BEGIN, END
 from scripts.reference.engine_rows import Engine

@@ -8,10 +8,10 @@ import fakes
 import numpy as np
 import pytest
 
-from entmtp_local.bench.draft_log import AcceptanceCounts, ChainRun, DraftLog, comb_shape
+from entmtp_local.bench.draft_log import AcceptanceCounts, ChainRun, DraftLog
 from entmtp_local.engine import generate
-from entmtp_local.speculative.policy import chain
 from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.static import chain
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 MAX_TOKENS = 40
@@ -23,11 +23,11 @@ def make_log(tokens: list[int], combs: list[list[list[int]]], ended: bool = Fals
 
 
 def test_a_comb_is_a_spine_with_siblings() -> None:
-    shape = comb_shape(3, 2)
+    shape = TreeShape.comb(3, 2)
     assert shape.parents.tolist() == [-1, 0, 0, 1, 1, 3, 3]
     assert shape.ranks.tolist() == [0, 0, 1, 0, 1, 0, 1]
     assert shape.spine().max_depth == 3
-    assert comb_shape(4, 1).is_chain
+    assert TreeShape.comb(4, 1).is_chain
 
 
 def test_acceptance_is_counted_below_a_right_spine_only() -> None:

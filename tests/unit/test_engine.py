@@ -10,8 +10,8 @@ import pytest
 from entmtp_local.engine import generate
 from entmtp_local.errors import ContextFullError, EngineError
 from entmtp_local.speculative.copying import CopyDrafter
-from entmtp_local.speculative.policy import Policy, parse_policy
-from entmtp_local.speculative.protocol import Limits, TokenChooser
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.protocol import Limits, Policy, TokenChooser
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 EOG = 0

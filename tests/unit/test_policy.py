@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from entmtp_local.errors import UsageError
-from entmtp_local.speculative.policy import NARROW, OFF, WIDE, Evidence, chain, parse_policy
-from entmtp_local.speculative.protocol import Limits
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.protocol import Evidence, Limits
+from entmtp_local.speculative.static import NARROW, OFF, WIDE, chain
 
 EVIDENCE = Evidence(n_past=10, n_accepted_last=0)
 
@@ -49,7 +50,7 @@ def test_built_in_policies(text: str, n_nodes: int, depth: int) -> None:
     ],
 )
 def test_unknown_policies_name_the_known_ones(text: str) -> None:
-    with pytest.raises(UsageError, match="known are off, chain:N") as error:
+    with pytest.raises(UsageError, match="known are off, throughput, chain:N") as error:
         parse_policy(text)
     assert f"'{text}'" in str(error.value)
 

@@ -1,0 +1,173 @@
+"""The policy that asks of every node whether it pays for itself.
+
+Over a long run tokens per second is the ratio of two sums, so a step is worth `tokens - R * seconds`, with R the rate that is
+achieved, and is maximised node by node. Two decisions a step: how many levels to draft, from what levels brought lately; then,
+once the head has spoken, which of the drafted nodes to verify.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import accumulate
+
+import numpy as np
+
+from entmtp_local.speculative.acceptance import AcceptanceModel
+from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.static import OFF, chain
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
+
+DEPTH, WIDTH = 8, 3
+_REVIEW = 4  # steps between two looks at how many levels pay
+_EXPLORE = 24  # steps after which one drafts deeper than is thought best
+_WEIGHT = 1 / 32  # weight of the newest step in the averages
+_DECAY = 1 - 1 / 64  # of what is known of levels, a step
+_FIRST_CHANCE, _STRENGTH = 0.6, 2.0  # of a level of which nothing is known, and what that counts for
+_MAX_SHAPES = 4096
+
+
+class Throughput:
+    """Draft a spine with siblings, verify those nodes whose chance exceeds what they cost.
+
+    One object serves one model on one device: it learns from every step.
+    """
+
+    name = "throughput"
+    needs_costs = True
+
+    def __init__(self, depth: int = DEPTH, width: int = WIDTH) -> None:
+        self._depth, self._width = depth, width
+        self._plans = [ROOT_ONLY, *(TreeShape.comb(d, width) for d in range(1, depth + 1))]
+        self.acceptance = AcceptanceModel()
+        self.cost: CostModel | None = None
+        self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
+        # [d]: how often level d + 1 brought a token where level d did, and how often it was drafted then
+        self._brought, self._asked = np.zeros(depth), np.zeros(depth)
+        self._nodes = np.ones(depth)  # [d]: nodes of level d + 1 that are verified
+        self._n_steps = 0
+        self._best = 0  # levels that pay
+        self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
+        self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
+
+    @property
+    def _rate(self) -> float:
+        """Tokens per second that are being achieved."""
+        return self._tokens / self._seconds
+
+    @property
+    def max_depth(self) -> int:
+        return self._depth
+
+    @property
+    def max_nodes(self) -> int:
+        return max(self._depth * self._width, SIZES[-1] - 1)
+
+    def within(self, limits: Limits) -> Policy:
+        depth = min(self._depth, limits.max_depth, limits.max_nodes)
+        if depth <= 0:
+            return OFF
+        width = self._width if limits.trees and limits.max_nodes >= self._depth * self._width else 1
+        if (depth, width) == (self._depth, self._width):
+            return self
+        return Throughput(depth, width)
+
+    def measured(self, cost: CostModel) -> None:
+        """Take the costs of the device; without them chains of three are drafted."""
+        self.cost = cost
+        self._tokens, self._seconds = 1.0, float(cost.verify()[0])
+
+    def plan(self, evidence: Evidence) -> TreeShape:
+        if self.cost is None:
+            return chain(min(3, self._depth)).shape
+        self._n_steps += 1
+        if self._n_steps % _REVIEW == 1:
+            self._best = self._levels(self.cost)
+        best = self._best
+        if self._n_steps % _EXPLORE == 0:
+            best = min(self._depth, best + 2)
+        return self._plans[best]
+
+    def _levels(self, cost: CostModel) -> int:
+        """Levels that bring more than they take."""
+        # what is not known of a level is taken from the one above
+        gains, gain, chance = [], 1.0, _FIRST_CHANCE
+        for brought, asked in zip(self._brought.tolist(), self._asked.tolist(), strict=True):
+            chance = (brought + _STRENGTH * chance) / (asked + _STRENGTH)
+            gain *= chance
+            gains.append(gain)
+        seconds = np.interp(1.0 + np.cumsum(self._nodes), cost.sizes, cost.verify()) - cost.verify()[0]
+        seconds += cost.level_seconds * np.arange(1, self._depth + 1)
+        surplus = np.cumsum(gains) - self._rate * seconds
+        best = int(surplus.argmax())
+        return best + 1 if surplus[best] > 0 else 0
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        cost = self.cost
+        if cost is None or tree.logp is None:
+            return tree
+        shape = tree.shape
+        parents, ranks = self._lists(shape)
+        # breadth first: a parent's value is final before its children ask for it
+        values = self.acceptance.chances(tree.logp.tolist(), ranks)
+        values[0] = 1.0
+        for node in range(1, len(values)):
+            values[node] *= values[parents[node]]
+        # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+        expected = list(accumulate(values[node] for node in order))
+        rate, seconds = self._rate * cost.factor, cost.seconds
+        best = max(
+            (i for i, size in enumerate(cost.sizes) if size <= len(values)),
+            key=lambda i: expected[cost.sizes[i] - 1] - rate * seconds[i],
+        )
+        return self._subtree(tree, tuple(sorted(order[: cost.sizes[best]])))
+
+    def _lists(self, shape: TreeShape) -> tuple[list[int], list[int]]:
+        """Parents and ranks of a planned shape."""
+        found = self._planned.get(id(shape))
+        if found is None:
+            found = self._planned[id(shape)] = (shape, shape.parents.tolist(), shape.ranks.tolist())
+        return found[1], found[2]
+
+    def _subtree(self, tree: DraftTree, kept: tuple[int, ...]) -> DraftTree:
+        """The tree with these nodes only; every kept node's parent is kept."""
+        if len(kept) == tree.shape.n_nodes:
+            return tree
+        key = (id(tree.shape), kept)
+        shape = self._shapes.get(key)
+        if shape is None:
+            parents, ranks = self._lists(tree.shape)
+            place = {node: i for i, node in enumerate(kept)} | {-1: -1}
+            shape = TreeShape.from_parents([place[parents[node]] for node in kept], [ranks[node] for node in kept])
+            self._shapes[key] = shape
+            if len(self._shapes) > _MAX_SHAPES:
+                self._shapes.popitem(last=False)
+        assert tree.logp is not None
+        return DraftTree(shape, tuple(tree.tokens[node] for node in kept), tree.logp[list(kept)])
+
+    def learn(self, outcome: Outcome) -> None:
+        drafted, verified, path = outcome.drafted, outcome.verified, outcome.path
+        if self.cost is None or verified.copied:
+            return
+        cost, shape = self.cost, verified.shape
+        cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
+        n_levels = drafted.shape.max_depth
+        if n_levels:
+            cost.observe_draft(n_levels, outcome.draft_seconds)
+            n_brought = len(path) - 1
+            self._brought *= _DECAY
+            self._asked *= _DECAY
+            self._brought[:n_brought] += 1.0
+            self._asked[: min(n_brought + 1, n_levels)] += 1.0
+            nodes = np.bincount(shape.depths, minlength=n_levels + 1)[1 : n_levels + 1]
+            self._nodes[:n_levels] += _WEIGHT * (nodes - self._nodes[:n_levels])
+        self._tokens += _WEIGHT * (len(path) - self._tokens)
+        self._seconds += _WEIGHT * (outcome.seconds - self._seconds)
+        if verified.logp is None or shape.n_nodes == 1:
+            return
+        logp, accepted = verified.logp.tolist(), set(path)
+        for node in path:
+            for child in shape.children[node]:
+                self.acceptance.observe(logp[child], int(shape.ranks[child]), child in accepted)
+        self.acceptance.age()

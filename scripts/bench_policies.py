@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Policies against each other and against plain decoding, on each workload: real decoding, the arms taking turns at every prompt.
+
+One session serves all arms, so that they differ in nothing else; policies that learn keep what they learnt from one prompt to the
+next. `off` here verifies the pending token alone, in the same session. The last line is one JSON object.
+
+    .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:1 chain:2 chain:3 throughput] [--temp 0.8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from entmtp_local.bench import workloads  # noqa: E402
+from entmtp_local.engine import Stats, generate  # noqa: E402
+from entmtp_local.native.model_file import read_model  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.speculative.cost import SIZES, CostModel  # noqa: E402
+from entmtp_local.speculative.policy import parse_policy  # noqa: E402
+from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from scripts.reference.measurement import Writer  # noqa: E402
+
+N_CTX = 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
+    parser.add_argument("--policies", nargs="+", default=["off", "chain:1", "chain:2", "chain:3", "chain:4", "throughput"])
+    parser.add_argument("--prompts", type=int, default=8, help="of each workload")
+    parser.add_argument("--temp", type=float, default=0.8)
+    parser.add_argument("-n", type=int, default=128, help="tokens of each answer, at most")
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    options = parser.parse_args()
+
+    policies = {name: parse_policy(name) for name in options.policies}
+    settings = SessionOptions(
+        options.model,
+        n_ctx=N_CTX,
+        n_threads=options.threads,
+        max_depth=max(policy.max_depth for policy in policies.values()),
+        max_nodes=max(policy.max_nodes for policy in policies.values()),
+    )
+    report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp, "workloads": {}}
+    with Session.open(settings) as session:
+        writer = Writer(session, read_model(options.model), N_CTX)
+        costs = session.verification_seconds(SIZES)
+        report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in costs.items()}
+        print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))
+        print("tokens/s, ratio to the first policy, tokens per step, nodes per step, share of steps that draft nothing")
+        for workload in workloads.NAMES:
+            prompts = [writer.prompt_tokens(prompt) for prompt in workloads.load(workload)[: options.prompts]]
+            # a user's session is about one thing: what is learnt begins anew with each workload
+            policies = {name: parse_policy(name).within(session.limits) for name in options.policies}
+            for policy in policies.values():
+                if policy.needs_costs:
+                    policy.measured(CostModel(costs))
+            stats: dict[str, list[Stats]] = {name: [] for name in policies}
+            for i, ids in enumerate(prompts):
+                names = list(policies)
+                for name in names[i % len(names) :] + names[: i % len(names)]:
+                    session.clear()
+                    with session.new_sampler(SamplingOptions(temp=options.temp, seed=i)) as sampler:
+                        answer = generate(session, ids, policy=policies[name], sampler=sampler, max_tokens=options.n)
+                        for _ in answer:
+                            pass
+                    stats[name].append(answer.stats)
+            rows: dict[str, dict[str, float]] = {}
+            for name, some in stats.items():
+                steps = sum(s.n_steps for s in some)
+                tokens = sum(max(0, s.n_generated - 1) for s in some)
+                rows[name] = {
+                    "tokens_per_second": tokens / sum(s.seconds["decode"] for s in some),
+                    "tokens_per_step": tokens / max(1, steps),
+                    "nodes_per_step": sum(s.n_nodes for s in some) / max(1, steps),
+                    "plain_share": sum(s.n_plain_steps for s in some) / max(1, steps),
+                    "schedule_ms": 1e3 * sum(s.seconds["schedule"] for s in some) / max(1, steps),
+                }
+                rows[name]["ratio"] = rows[name]["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
+                row = rows[name]
+                print(
+                    f"{workload:6s} {name:12s} {row['tokens_per_second']:8.2f}  {row['ratio']:.3f}  "
+                    f"{row['tokens_per_step']:.3f}  {row['nodes_per_step']:5.2f}  {row['plain_share']:.2f}",
+                    flush=True,
+                )
+            report["workloads"][workload] = rows
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

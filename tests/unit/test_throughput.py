@@ -1,0 +1,207 @@
+"""The throughput policy, its acceptance model and its costs, against brute force and engines whose acceptance is known.
+
+| test | failure it catches |
+|---|---|
+| brute force | a choice that is not the best closed set of nodes at the given rate |
+| hopeless drafts | drafting that goes on although nothing is accepted |
+| certain drafts | drafts that stay short although everything is accepted |
+| the best chain | a long-run rate below that of the best fixed length |
+| calibration | chances that do not come to what is seen |
+| costs | sizes recommended that were never measured; longer contexts not noticed; an interruption taken for a cost |
+| limits | more than the engine verifies |
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from entmtp_local.speculative.acceptance import AcceptanceModel
+from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
+from entmtp_local.speculative.throughput import Throughput
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.verify import accept
+
+EVIDENCE = Evidence(n_past=10, n_accepted_last=0)
+# a processor's staircase, and a graphics card's
+PROCESSOR = {1: 24e-3, 2: 31e-3, 3: 38e-3, 4: 42e-3, 6: 58e-3, 8: 66e-3, 12: 90e-3, 16: 110e-3}
+CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30e-3, 16: 31e-3}
+
+
+def ready(costs: dict[int, float] = PROCESSOR, **values: int) -> Throughput:
+    policy = Throughput(**values)
+    policy.measured(CostModel(costs))
+    return policy
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_selected_nodes_are_the_best_there_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 10
+    parents = [-1, 0]
+    while len(parents) < n:
+        parents.append(int(rng.integers(parents[-1], len(parents))))
+    shape = TreeShape.from_parents(parents)
+    logp = np.log(rng.uniform(0.02, 0.98, n)).astype(np.float32)
+    costs = {size: float(seconds) for size, seconds in zip(range(1, n + 1), np.cumsum(rng.uniform(0.1, 1.0, n)), strict=True)}
+    policy = ready(costs)
+    rate = float(rng.uniform(0.1, 3.0))
+    policy._tokens, policy._seconds = rate, 1.0
+    chosen = policy.select(DraftTree(shape, tuple(range(n)), logp))
+
+    values = np.exp(logp.astype(float))
+    values[0] = 1.0
+    for node in range(1, n):
+        values[node] *= values[parents[node]]
+
+    def worth(nodes: tuple[int, ...]) -> float:
+        return float(values[list(nodes)].sum()) - rate * costs[len(nodes)]
+
+    closed = [
+        (0, *some)
+        for k in range(n)
+        for some in itertools.combinations(range(1, n), k)
+        if all(parents[node] in (0, *some) for node in some)
+    ]
+    best = max(map(worth, closed))
+    # tokens were numbered as the nodes
+    assert worth(chosen.tokens) == pytest.approx(best, abs=1e-5)
+    for node, parent in enumerate(chosen.shape.parents[1:], start=1):
+        assert parents[chosen.tokens[node]] == chosen.tokens[parent]
+    assert chosen.logp is not None
+    assert np.array_equal(chosen.logp, logp[list(chosen.tokens)])
+
+
+class Simulation:
+    """A head whose best guess is right with a known chance, and a clock that advances by a table."""
+
+    def __init__(self, costs: dict[int, float], chance: float, level: float = 1e-3, seed: int = 1) -> None:
+        self.costs, self.chance, self.level = costs, chance, level
+        self.rng = random.Random(seed)
+        self.tokens, self.seconds = 0, 0.0
+
+    def verify_seconds(self, n: int) -> float:
+        return float(np.interp(n, list(self.costs), list(self.costs.values())))
+
+    def step(self, policy: Throughput, shape: TreeShape | None = None) -> DraftTree:
+        shape = shape or policy.plan(EVIDENCE)
+        # the token is the rank; what the head says is right on average and varies
+        said = min(0.98, max(0.02, self.rng.gauss(self.chance, 0.1)))
+        others = (1 - said) * 0.3
+        logp = np.log([1.0, *(said if rank == 0 else others / rank for rank in shape.ranks[1:])]).astype(np.float32)
+        drafted = DraftTree(shape, tuple(map(int, shape.ranks)), logp)
+        verified = policy.select(drafted)
+
+        def choose(_: int) -> int:
+            return 0 if self.rng.random() < said else 1 if self.rng.random() < 0.3 else 99
+
+        path = accept(verified, choose, lambda _: False, 1000).path
+        draft, verify = self.level * shape.max_depth, self.verify_seconds(verified.shape.n_nodes)
+        self.tokens += len(path)
+        self.seconds += draft + verify
+        policy.learn(Outcome(drafted, verified, path, draft, verify, draft + verify))
+        return verified
+
+    def rate(self, policy: Throughput, n: int = 1500, shape: TreeShape | None = None) -> float:
+        for _ in range(300):
+            self.step(policy, shape)
+        self.tokens, self.seconds = 0, 0.0
+        for _ in range(n):
+            self.step(policy, shape)
+        return self.tokens / self.seconds
+
+
+class Fixed(Throughput):
+    """Verifies whatever was drafted."""
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        return tree
+
+
+@pytest.mark.parametrize("costs", [PROCESSOR, CARD])
+@pytest.mark.parametrize("chance", [0.02, 0.2, 0.4, 0.6, 0.8, 0.95])
+def test_it_is_at_least_as_fast_as_the_best_chain(costs: dict[int, float], chance: float) -> None:
+    ours = Simulation(costs, chance).rate(ready(costs))
+    chains = [Simulation(costs, chance).rate(ready(costs), 1500, TreeShape.chain(0))]
+    for depth in range(1, 9):
+        fixed = Fixed()
+        fixed.measured(CostModel(costs))
+        chains.append(Simulation(costs, chance).rate(fixed, 1500, TreeShape.chain(depth)))
+    assert ours > 0.97 * max(chains), (ours, chains)
+
+
+def test_hopeless_drafts_are_given_up() -> None:
+    policy, simulation = ready(), Simulation(PROCESSOR, 0.02)
+    for _ in range(400):
+        simulation.step(policy)
+    plans = [policy.plan(EVIDENCE).max_depth for _ in range(96)]
+    assert sum(depth == 0 for depth in plans) >= 90
+
+
+def test_certain_drafts_become_long() -> None:
+    policy, simulation = ready(CARD), Simulation(CARD, 0.97)
+    for _ in range(400):
+        simulation.step(policy)
+    assert policy.plan(EVIDENCE).max_depth >= 7
+    assert simulation.step(policy).shape.n_nodes >= 8
+
+
+def test_chances_come_to_what_is_seen() -> None:
+    rng = np.random.default_rng(3)
+    model = AcceptanceModel()
+    ranks = [0, 0, 1, 2]
+    logp = np.log([0.9, 0.3, 0.3, 0.05]).tolist()
+    assert model.chances(logp, ranks) == pytest.approx(np.exp(logp))
+    # the head is too sure of its best guesses and not sure enough of its second
+    for true in ([0.6, 0.2, 0.5, 0.05], [0.8, 0.4, 0.1, 0.02]):
+        for _ in range(4000):
+            for node in range(4):
+                model.observe(logp[node], ranks[node], bool(rng.random() < true[node]))
+            model.age()
+        assert model.chances(logp, ranks) == pytest.approx(true, abs=0.06)
+
+
+def test_costs() -> None:
+    cost = CostModel(PROCESSOR)
+    assert cost.sizes == list(SIZES)
+    assert [cost.sizes[cost.size_for(n)] for n in (1, 5, 7, 15, 40)] == [1, 4, 6, 12, 16]
+    for _ in range(300):
+        cost.observe_verify(4, 2 * PROCESSOR[4])
+    assert cost.verify() == pytest.approx(2 * np.array(list(PROCESSOR.values())), rel=0.15)
+    before = cost.verify().copy()
+    cost.observe_verify(4, 1.0)
+    cost.observe_verify(5, 1e-3)
+    assert np.array_equal(cost.verify(), before)
+    cost.observe_draft(2, 4e-3)
+    assert cost.level_seconds == 2e-3
+
+
+def test_only_measured_sizes_are_verified() -> None:
+    policy = ready({1: 1.0, 4: 1.1, 6: 50.0})
+    shape = TreeShape.comb(8, 3)
+    logp = np.full(shape.n_nodes, np.log(0.9), dtype=np.float32)
+    assert policy.select(DraftTree(shape, (0,) * shape.n_nodes, logp)).shape.n_nodes == 4
+
+
+def test_it_stays_within_limits() -> None:
+    policy = Throughput()
+    free = Limits(trees=True, max_depth=255, max_nodes=255, reason="")
+    assert policy.within(free) is policy
+    chains = policy.within(replace(free, trees=False, max_depth=3))
+    assert chains.max_depth == 3
+    chains.measured(CostModel(CARD))
+    assert chains.plan(EVIDENCE).is_chain and chains.plan(EVIDENCE).max_depth <= 3
+    assert policy.within(replace(free, max_depth=0)).name == "off"
+
+
+def test_without_costs_it_drafts_a_chain() -> None:
+    policy = Throughput()
+    shape = policy.plan(EVIDENCE)
+    assert shape.is_chain and shape.max_depth == 3
+    tree = DraftTree(shape, (1, 2, 3, 4), np.zeros(4, dtype=np.float32))
+    assert policy.select(tree) is tree
