@@ -27,6 +27,7 @@ from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter  # noqa: E4
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 N_CTX = 2048
 
@@ -63,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policy", default="chain:3")
-    parser.add_argument("--prompts", type=int, default=8, help="of each workload")
+    parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
-    parser.add_argument("-n", type=int, default=96, help="tokens of each answer, at most")
-    parser.add_argument("--draft-vocab", type=int, default=0)
+    parser.add_argument("-n", type=positive, default=96, help="tokens of each answer, at most")
+    parser.add_argument("--draft-vocab", type=int, help="default: as the text needs; 0 = the whole vocabulary")
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
 
@@ -134,4 +135,4 @@ def summary(stats: dict[bool, list[Stats]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from entmtp_local.native.session import Session, SessionOptions, physical_cores 
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import chain  # noqa: E402
 from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 N_CTX = 2048
 
@@ -71,9 +72,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536])
     parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=8, help="of each workload")
+    parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
-    parser.add_argument("-n", type=int, default=96, help="tokens of each answer, at most")
+    parser.add_argument("-n", type=positive, default=96, help="tokens of each answer, at most")
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
 
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

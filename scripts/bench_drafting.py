@@ -8,7 +8,8 @@ Arms, in turn, each after a verification of D + 1 nodes by the target, of which 
     ours     the accepted tokens and all D levels in one call
     ours N   the same with the first N tokens of the vocabulary to draft from (--vocab)
 
-Everything but the drafting is left out of the times. The last line is one JSON object.
+Everything but the drafting is left out of the times; they are medians, and so are the ratios, which are of passes of the same
+turn. N is shown with the control tokens at the vocabulary's end. The last line is one JSON object.
 
     .venv/bin/python scripts/bench_drafting.py [MODEL] [--levels 1 2 3 4 6 8] [--vocab 8192 32768]
 """
@@ -32,6 +33,7 @@ from entmtp_local.native import api as native  # noqa: E402
 from entmtp_local.native import library  # noqa: E402
 from entmtp_local.native.log import LogCapture  # noqa: E402
 from entmtp_local.native.session import physical_cores  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 SEQ = 0
 CONTEXT_TYPE_MTP = 1
@@ -194,9 +196,11 @@ def main() -> None:
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--vocab", type=int, nargs="*", default=[], help="multiples of 64")
     parser.add_argument("--accepted", type=int, default=1, help="drafted tokens that are kept in each step (default: 1)")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=positive, default=20)
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
+    if any(n <= 0 or n % native.VOCAB_STEP for n in options.vocab):
+        parser.error(f"--vocab takes multiples of {native.VOCAB_STEP}")
     if min(options.levels) < max(1, options.accepted):
         parser.error("--levels begin at 1, and no more than a draft can be --accepted")
 
@@ -218,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from entmtp_local.speculative.cost import SIZES, CostModel  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 N_CTX = 2048
 
@@ -34,9 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policies", nargs="+", default=["off", "chain:1", "chain:2", "chain:3", "chain:4", "throughput"])
-    parser.add_argument("--prompts", type=int, default=8, help="of each workload")
+    parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
-    parser.add_argument("-n", type=int, default=128, help="tokens of each answer, at most")
+    parser.add_argument("-n", type=positive, default=128, help="tokens of each answer, at most")
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
 
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

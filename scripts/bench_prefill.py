@@ -28,6 +28,7 @@ from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.protocol import Policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import OFF  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 
 def read(session: Session, ids: list[int], policy: Policy) -> tuple[float, float]:
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policy", default="chain:3")
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1536])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
 
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

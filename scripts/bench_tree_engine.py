@@ -35,6 +35,7 @@ from entmtp_local.native import api as native  # noqa: E402
 from entmtp_local.native import library  # noqa: E402
 from entmtp_local.native.log import LogCapture  # noqa: E402
 from entmtp_local.native.session import physical_cores  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 MAX_SIZE = 16
 SEQ = 0
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--context", type=int, nargs="+", default=[256, 8192])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 16])
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=positive, default=30)
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
     if max(options.sizes) > MAX_SIZE or min(options.sizes) < 1:
@@ -196,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Build the corpus that the reference models are trained on.
 
-    python scripts/build_corpus.py OUT [--seed N] [--megabytes N] [--source-tree DIR ...]
+    .venv/bin/python scripts/build_corpus.py OUT [--seed N] [--megabytes N] [--source-tree DIR ...]
 
 Reads what is on the machine under free licences: the standard library and the installed packages of the Python that runs
 it, documentation of Rust, Node.js and CMake where installed, and given source trees. Generates dialogue and worked
-arithmetic. OUT/manifest.json says what came from where.
+arithmetic. OUT/manifest.json says what came from where. scripts/train_tokenizer.py OUT comes next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scripts.reference.corpus import build
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Build the reference models' corpus.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--megabytes", type=float, default=90, help="about how much text, all kinds together (default: 90)")

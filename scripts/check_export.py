@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prove that llama.cpp computes a reference model's function.
 
-    python scripts/check_export.py RUN TEXT [TEXT ...] [--tokens 512] [--lines 10000]
+    .venv/bin/python scripts/check_export.py RUN TEXT [TEXT ...] [--tokens 512] [--lines 10000]
 
 RUN is a folder that scripts/train_reference_model.py wrote; its checkpoint is exported as F32 to a temporary file. TEXT are
 JSON-lines files of documents, best those of the corpus' held-out part. Compares, in F32 throughout:
@@ -30,8 +30,11 @@ import numpy as np
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-from tokenizers import Tokenizer
+try:
+    import torch
+    from tokenizers import Tokenizer
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the proof needs PyTorch and the tokenizers package ({error}): run .venv/bin/pip install '.[train]'.")
 
 from entmtp_local.errors import EntMTPError
 from scripts.reference.engine_rows import F32, Engine

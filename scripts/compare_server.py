@@ -29,6 +29,7 @@ from entmtp_local.engine import generate  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 PROMPTS = {
     "code": "def main():\n    parser = argparse.ArgumentParser(",
@@ -94,8 +95,8 @@ def main() -> None:
     parser.add_argument("--policy", default="chain:3")
     parser.add_argument("--draft-max", type=int, default=3, help="stock's --spec-draft-n-max; 0 = without speculation")
     parser.add_argument("--stock-arg", action="append", default=[], help="further argument for the server (repeatable)")
-    parser.add_argument("-n", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("-n", type=positive, default=256)
+    parser.add_argument("--pairs", type=positive, default=9)
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
     if not options.server.is_file():
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

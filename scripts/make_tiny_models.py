@@ -12,7 +12,7 @@ sets how large those outputs are and so how much the trunk and its head disagree
 
 This module does not know llama.cpp; that the files load is checked by the native tests.
 
-    python scripts/make_tiny_models.py OUT_DIR [--kinds qwen35,glm4moe] [--type f32|f16|q8_0]
+    .venv/bin/python scripts/make_tiny_models.py OUT_DIR [--kinds qwen35,glm4moe] [--type f32|f16|q8_0]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Choose the shipped workloads' prompts and the shipped held-out sample from a corpus' held-out text.
 
-    python scripts/make_workloads.py CORPUS [--out DIR]
-    python scripts/make_workloads.py CORPUS --heldout [DIR]
+    .venv/bin/python scripts/make_workloads.py CORPUS [--out DIR]
+    .venv/bin/python scripts/make_workloads.py CORPUS --heldout [DIR]
 
 The first rewrites entmtp_local/bench/workloads/*.jsonl, the second models/heldout/*.jsonl, which shows none of the workloads'
 documents. Figures measured on other text are not comparable, so this is run when the workloads or the sample are to change,

@@ -89,6 +89,16 @@ def label(workload: str) -> str:
     return workload if workload in workloads.NAMES else Path(workload).stem
 
 
+def unusual(options: argparse.Namespace) -> list[str]:
+    """Options that change figures, where they are not the defaults."""
+    found = ["--quick"] if options.quick else []
+    for action in parser()._actions:
+        value = getattr(options, action.dest, None)
+        if action.dest in ("workload", "heldout", "prompts", "n", "temp", "seed", "ctx", "mtp_model") and value != action.default:
+            found += [action.option_strings[-1], *map(str, value if isinstance(value, list) else [value])]
+    return found
+
+
 def measure(options: argparse.Namespace, say: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All figures, and the texts they were measured on."""
     path = find_model(options.model)
@@ -110,7 +120,7 @@ def measure(options: argparse.Namespace, say: Progress) -> tuple[dict[str, Any],
     files = measurement.heldout_files(options.heldout)
     n_ctx = options.ctx or default_n_ctx(info)
 
-    command = ["scripts/measure_model.py", path.name, *(["--quick"] if options.quick else [])]
+    command = ["scripts/measure_model.py", path.name, *unusual(options)]
     measured: dict[str, Any] = {
         "format": 1,
         "command": f"`{' '.join(command)}`",

@@ -23,6 +23,7 @@ from entmtp_local.engine import generate  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from scripts.reference.script import positive, run  # noqa: E402
 
 PARTS = ("schedule", "draft", "verify", "accept", "commit")
 CALLS = ("decode", "commit", "greedy", "mtp_push", "mtp_draft")
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policy", default="chain:3")
     parser.add_argument("--temp", type=float, default=0.0)
-    parser.add_argument("-n", type=int, default=256)
+    parser.add_argument("-n", type=positive, default=256)
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--prompt", default="def main():\n    parser = argparse.ArgumentParser(")
     options = parser.parse_args()
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Train a reference model on a corpus folder.
 
-    python scripts/train_reference_model.py CORPUS OUT [--size small|large|tiny] [--minutes 120] [--resume]
+    .venv/bin/python scripts/train_reference_model.py CORPUS OUT [--size small|large|tiny] [--minutes 120] [--resume]
 
-CORPUS is what scripts/build_corpus.py wrote. OUT gets tokenizer.json, log.jsonl, checkpoint.pt and, at the end, model.gguf.
-Ctrl-C saves; --resume goes on.
+CORPUS is what scripts/build_corpus.py wrote; its tokenizer.json is used, or trained first where there is none. OUT gets
+tokenizer.json, log.jsonl, checkpoint.pt and, at the end, model.gguf. Ctrl-C saves; --resume goes on. Needs the train extra:
+.venv/bin/pip install '.[train]'.
+
+small is the shipped model's size (11 million parameters, two hours of two cores), large has some 50 million and wants a GPU, tiny
+learns in a minute and is for tests. Fields for --set and what they mean are in TrainingOptions (scripts/reference/training.py).
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train a reference model on a corpus folder.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=("small", "large", "tiny"), default="small")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="of training altogether; the rate falls to zero by then")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    parser.add_argument(
+        "--minutes", type=float, help="of training altogether; the rate falls to zero by then; default: 120, large 60"
+    )
     parser.add_argument("--steps", type=int, default=0, help="a budget of steps instead of minutes: reproducible")
     parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
     parser.add_argument("--export-every", type=float, default=0.0, metavar="MINUTES", help="write OUT/model.gguf on the way too")
@@ -42,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 
         from scripts.reference.training import OPTIONS, TrainingOptions, train
     except ModuleNotFoundError as error:
-        print(f"error: training needs PyTorch and the tokenizers package ({error}): pip install '.[train]'.", file=sys.stderr)
+        print(
+            f"error: training needs PyTorch and the tokenizers package ({error}): run .venv/bin/pip install '.[train]'.",
+            file=sys.stderr,
+        )
         return 2
     torch.set_num_threads(args.threads)
     values: dict[str, Any] = {"size": args.size, "seed": args.seed, "steps": args.steps} | OPTIONS[args.size]

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Train the reference models' tokenizer on a corpus.
 
-    python scripts/train_tokenizer.py CORPUS [--out FILE] [--ids N] [--seed N]
+    .venv/bin/python scripts/train_tokenizer.py CORPUS [--out FILE] [--ids N] [--seed N]
 
-Writes CORPUS/tokenizer.json and prints how many tokens a byte of held-out text takes, by kind.
+CORPUS is what scripts/build_corpus.py wrote. Writes CORPUS/tokenizer.json and prints how many tokens a byte of held-out text
+takes, by kind. scripts/train_reference_model.py CORPUS RUN comes next.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from scripts.reference.tokenizer import balanced_sample, save, train_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train the reference models' tokenizer.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("--out", type=Path, help="default: CORPUS/tokenizer.json")
     parser.add_argument("--ids", type=int, default=8_192, help="size of the vocabulary, a multiple of 64 (default: 8192)")
     parser.add_argument("--sample-megabytes", type=float, default=24)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
+    if not any((arguments.corpus / "train").glob("*.jsonl")):
+        print(f"error: there is no corpus in {arguments.corpus}; write one with scripts/build_corpus.py.", file=sys.stderr)
+        return 1
     try:
         tokenizer = train_tokenizer(
             balanced_sample(arguments.corpus, int(arguments.sample_megabytes * 1e6), arguments.seed), arguments.ids

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Write a small model into the tensor shapes of a bigger one, so that it costs what the bigger one costs and says the same.
 
-    python scripts/widen_model.py models/reference-11m.gguf --shape qwen3.5-0.8b --out wide.gguf --type Q4_0
-    python scripts/widen_model.py --check models/reference-11m.gguf wide.gguf
-    python scripts/widen_model.py --curve models/reference-11m.gguf wide.gguf
+    .venv/bin/python scripts/widen_model.py models/reference-11m.gguf --shape qwen3.5-0.8b --out wide.gguf --type Q4_0
+    .venv/bin/python scripts/widen_model.py --check models/reference-11m.gguf wide.gguf
+    .venv/bin/python scripts/widen_model.py --curve models/reference-11m.gguf wide.gguf
 
-Speed with such a file is that of the big shape, acceptance of drafts that of the small model.
+Speed with such a file is that of the big shape, acceptance of drafts that of the small model. A .json file gives another shape:
+
+    {"name": "mine", "n_layer": 12, "n_embd": 512, "n_ff": 1536, "n_head": 4, "n_head_kv": 2,
+     "n_key_heads": 4, "n_value_heads": 4, "n_vocab": 16384, "tied": true, "n_ctx_train": 2048}
 """
 
 from __future__ import annotations

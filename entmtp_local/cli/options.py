@@ -227,7 +227,8 @@ def prepare(options: Options) -> Plan:
     if options.mtp_model is not None:
         sidecar = read_model(options.mtp_model, role="mtp")
         check_pair(info, sidecar)
-    policy = parse_policy(options.policy or (DEFAULT_POLICY if info.has_mtp or sidecar else "off"))
+    default = DEFAULT_POLICY if info.has_mtp or sidecar else "off"
+    policy = parse_policy(default if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
     check_grammar(sampling)
     n_ctx = options.n_ctx or default_n_ctx(info)

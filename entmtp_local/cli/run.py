@@ -113,6 +113,7 @@ def _as_json(
         "seed": seed,
         "policy": generation.policy.name,
         "policy_requested": plan.policy.name,
+        "draft_vocab": session.n_draft_vocab,
         "model": str(plan.session.model_path),
         "mtp_model": str(plan.session.mtp_path) if plan.session.mtp_path else None,
         "engine": session.engine_info,
@@ -123,6 +124,8 @@ def _as_json(
 def _end(generation: Generation, text: str, n_ctx: int, options: Options) -> None:
     if sys.stdout.isatty() and not text.endswith("\n"):
         _write("\n")
+    if generation.finish_reason == "stop" and not generation.tokens:
+        _note("the model ended the text at once.")
     if generation.finish_reason == "context":
         _note(f"the text was cut: the context of {n_ctx} tokens is full; use a larger -c.")
     if sys.stderr.isatty() or options.verbose:

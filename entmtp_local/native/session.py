@@ -76,6 +76,7 @@ class Session:
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_walked = 0  # rows of the last pass whose arg-max is known
+        self.n_draft_vocab = 0  # tokens that drafts choose from at present; 0 where nothing is drafted
         self._vocab_chooser: DraftVocab | None = None
         self._draft_vocab: DraftVocab | None = None  # the chooser while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
@@ -404,7 +405,7 @@ class Session:
         n = shape.n_nodes
         vocab = self._draft_vocab
         if vocab is not None and vocab.due(shape.max_depth):
-            self._api.mtp_set_vocab(self._ctx_mtp, vocab.size)
+            self._cut_vocab(vocab.size)
         code = self._api.mtp_draft(
             self._ctx_mtp,
             _SEQ,
@@ -480,13 +481,17 @@ class Session:
             rounded = self.n_vocab // 2 // step * step
             n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
             if not 0 < n < self.n_vocab:
-                return self.n_vocab
+                return self._cut_vocab(0)
             if self._vocab_chooser is None:
                 self._vocab_chooser = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
             self._draft_vocab = self._vocab_chooser
             size = self._vocab_chooser.size
-        n = int(self._api.mtp_set_vocab(self._ctx_mtp, -(-size // step) * step))
-        return n if n > 0 else self.n_vocab
+        return self._cut_vocab(-(-size // step) * step)
+
+    def _cut_vocab(self, size: int) -> int:
+        n = int(self._api.mtp_set_vocab(self._ctx_mtp, size))
+        self.n_draft_vocab = n if n > 0 else self.n_vocab
+        return self.n_draft_vocab
 
     def verification_seconds(self, sizes: Sequence[int], repeats: int = 3) -> dict[int, float]:
         """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.

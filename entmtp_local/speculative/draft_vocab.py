@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SMALLEST = 1024
+# Below this the output matrix is a small part of any model worth drafting for, and what a pass costs is not its bytes.
+_WORTH_CUTTING = 32_768
 _HALF_LIFE = 512  # tokens after which a token counts half
 _INTERVAL = 32  # tokens between two looks at the counts
 _PRIOR = 2.0  # tokens that the prior counts for
@@ -43,7 +45,7 @@ class DraftVocab:
         """
         self._n_tail, self._n_front, self._cost = n_tail, n_vocab - n_tail, cost
         self.sizes = [_SMALLEST << i for i in range(max(0, math.ceil(math.log2(max(1, n_vocab) / _SMALLEST))))]
-        self.sizes = [size for size in self.sizes if size < self._n_front]
+        self.sizes = [size for size in self.sizes if size < self._n_front and n_vocab > _WORTH_CUTTING]
         reached = [math.log(size) / math.log(self._n_front) for size in self.sizes] + [1.0]
         # _counts[i]: tokens, weighted, whose smallest size is sizes[i]; the last one needs the whole vocabulary
         self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]

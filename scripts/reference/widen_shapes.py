@@ -27,7 +27,7 @@ This module knows numbers only: nothing of files or weights.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 from entmtp_local.errors import UsageError
@@ -125,21 +125,23 @@ def _from_json(path: Path) -> Shape:
     except (OSError, ValueError) as error:
         raise UsageError(f"the shape {path} cannot be read: {error}.") from error
     known = {field.name: field for field in fields(Shape)}
+    if not isinstance(values, dict):
+        raise UsageError(f"the shape {path} is no JSON object; its fields are {', '.join(known)}.")
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(f"the shape {path} has the unknown field '{unknown[0]}'; the fields are {', '.join(known)}.")
     values.setdefault("name", path.stem)
-    try:
-        return Shape(**values)
-    except TypeError as error:
-        raise UsageError(f"the shape {path} is incomplete: {error}.") from error
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    if missing:
+        raise UsageError(f"the shape {path} is incomplete: it lacks {', '.join(missing)}.")
+    return Shape(**values)
 
 
 def _check(shape: Shape) -> None:
     for field in fields(shape):
         value = getattr(shape, field.name)
         if field.name not in ("name", "tied") and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"the shape {shape.name} has {field.name} = {value}; it has to be a positive whole number.")
+            raise UsageError(f"the shape {shape.name} has {field.name} = {value!r}; it has to be a positive whole number.")
     for many, few in (("n_head", "n_head_kv"), ("n_value_heads", "n_key_heads")):
         if getattr(shape, many) % getattr(shape, few):
             raise UsageError(

@@ -86,7 +86,8 @@ def test_the_choice_is_the_best_by_tokens_a_byte() -> None:
     assert rate(chosen) >= 0.98 * rate(best)
 
 
-def test_a_small_vocabulary_is_left_whole() -> None:
-    vocab = DraftVocab(512, 8, SMALL)
+@pytest.mark.parametrize("n_vocab", [32, 512, 32_000])
+def test_a_small_vocabulary_is_left_whole(n_vocab: int) -> None:
+    vocab = DraftVocab(n_vocab, 8, SMALL)
     assert vocab.sizes == []
     assert after(vocab, list(range(300))) == 0
