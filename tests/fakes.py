@@ -77,7 +77,7 @@ class FakeSession:
         notices: as of a real session.
     """
 
-    n_vocab = N_VOCAB
+    n_vocab = n_draft_vocab = N_VOCAB
     device = "fake device"
 
     def __init__(

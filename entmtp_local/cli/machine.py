@@ -31,7 +31,7 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
             that verify trees keep one state and the inputs of the nodes of two trees.
     """
     weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)
-    n_nodes = policy.max_nodes + MAX_COPIED if policy.max_nodes else 0
+    n_nodes = max(policy.max_nodes, MAX_COPIED) if policy.max_nodes else 0
     if info.node_bytes:
         states = info.state_bytes + (2 * info.node_bytes * (n_nodes + 1) if n_nodes else 0)
     else:

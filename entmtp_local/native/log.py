@@ -38,6 +38,10 @@ class LogCapture:
         if self._level in (_LEVEL_WARN, _LEVEL_ERROR) and text.strip():
             self._lines.append(text.strip())
 
+    def forget(self) -> None:
+        """Drop what was logged: it has nothing to do with what fails later."""
+        self._lines.clear()
+
     def last_error(self) -> str:
         """The first of the last lines that the library complained with, without its function name; they name the cause."""
         if not self._lines:

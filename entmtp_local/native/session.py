@@ -48,9 +48,14 @@ class SessionOptions:
     n_gpu_layers: int | None = None  # None = all
     max_depth: int = 0  # deepest drafted node of the policies to come; 0 = decode plainly, do not load the MTP head
     max_nodes: int = 0  # most drafted nodes of a tree
-    max_copied: int = 0  # most nodes beyond those, of text that is copied
+    max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
     verbose: bool = False  # show llama.cpp's own log
+
+    @property
+    def max_tree(self) -> int:
+        """Most nodes of a tree, the root included."""
+        return max(self.max_nodes, self.max_copied) + 1
 
 
 class Session:
@@ -86,6 +91,7 @@ class Session:
         except BaseException:
             self.close()
             raise
+        self._log.forget()
 
     @staticmethod
     def open(options: SessionOptions, stop: Callable[[], bool] | None = None) -> Session:
@@ -149,7 +155,7 @@ class Session:
             return self._create_context(model, mtp=mtp, n_stored=0)
         if self._api.recurrent_trees(model):
             context = self._create_context(model, mtp=False, n_stored=0)
-            code = self._api.reserve(context, self._options.max_nodes + self._options.max_copied + 1)
+            code = self._api.reserve(context, self._options.max_tree)
             if code == native.OK:
                 return context
             self._llama.llama_free(context)
@@ -168,7 +174,7 @@ class Session:
         # llama.cpp cuts the batch down to a smaller context, and aborts when a chain that can be rolled back exceeds it
         params.n_ctx = max(self._n_ctx, params.n_batch)
         params.n_seq_max = 1
-        params.n_outputs_max = options.max_nodes + options.max_copied + 1
+        params.n_outputs_max = options.max_tree
         params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
         params.no_perf = True
         params.swa_full = False
@@ -476,6 +482,10 @@ class Session:
         Returns: tokens that drafts choose from; the whole vocabulary's number where the model or the engine allows no less.
         """
         self._draft_vocab = None
+        if self._ctx_mtp is None:
+            return self.n_vocab
+        if size is not None and not 0 <= size < self.n_vocab:
+            size = 0
         step = native.VOCAB_STEP
         if size is None:
             rounded = self.n_vocab // 2 // step * step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 from entmtp_local.errors import UsageError
@@ -15,8 +16,8 @@ from entmtp_local.speculative.tree import TreeShape
 # The engine's LLAMA_ENTMTP_MAX_NODES, less the root.
 MAX_DRAFTED = 255
 
-# No model's 256th guess is worth a node, and every vocabulary has as many tokens.
-MAX_RANK = 255
+# The engine's LLAMA_ENTMTP_MAX_TOP, less the best.
+MAX_RANK = 63
 
 KNOWN = "off, throughput, chain:N (N from 1 to 255), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
 
@@ -58,12 +59,15 @@ def _read_tree(path: Path) -> Policy:
         raise UsageError(
             f"{path} holds a tree of {len(parents)} nodes; it must have a root and 1 to {MAX_DRAFTED} drafted nodes."
         )
-    if ranks is not None and max(ranks) > MAX_RANK:
-        raise UsageError(f"{path} asks for a continuation of rank {max(ranks)}; ranks go from 0 to {MAX_RANK}.")
+    # siblings without ranks are ranked in their order, so that a node with too many children has too high ranks, too
+    highest = max(Counter(parents).values()) - 1 if ranks is None else max(ranks)
+    if highest > MAX_RANK:
+        raise UsageError(f"{path} asks for a continuation of rank {highest}; ranks go from 0 to {MAX_RANK}.")
     try:
-        return StaticPolicy(f"tree:{path}", TreeShape.from_parents(parents, ranks))
+        shape = TreeShape.from_parents(parents, ranks)
     except ValueError as error:
         raise UsageError(f"{path} does not hold a tree: {error}.") from None
+    return StaticPolicy(f"tree:{path}", shape)
 
 
 def _int_list(value: object) -> list[int] | None:

@@ -96,6 +96,23 @@ def test_a_smaller_draft_vocabulary_changes_drafts_and_no_text(policy: str) -> N
         assert run(session, prompt, policy, 60)[0].tokens == whole.tokens
 
 
+def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3, draft_vocab=0)) as session:
+        for size in (-64, session.n_vocab, 2**31 - 1, 2**33 + 64):
+            assert session.set_draft_vocab(64) < session.n_vocab
+            assert session.set_draft_vocab(size) == session.n_draft_vocab == session.n_vocab
+    for kind, policy in (("qwen35", "off"), ("llama", "chain:3")):
+        with open_session(tiny, kind, policy) as session:
+            assert session.set_draft_vocab(64) == session.set_draft_vocab(None) == session.n_vocab
+
+
+def test_the_largest_trees_fit_beside_copies(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:255", max_copied=15) as session:
+        generation, _ = run(session, PROMPT, "chain:255", 40)
+        assert generation.policy.name == "chain:255"
+        assert len(generation.tokens) == 40
+
+
 @pytest.mark.parametrize("kind", ["glm4moe", "gemma4"])
 def test_where_a_part_of_the_vocabulary_cannot_be_had_all_of_it_is_used(tiny: Path, kind: str) -> None:
     with open_session(tiny, kind, "chain:3", draft_vocab=128) as session:

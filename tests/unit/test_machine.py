@@ -46,9 +46,9 @@ def test_need_grows_with_the_context_and_with_drafts() -> None:
     base = machine.memory_needed(about, None, 1024, off)
     per_token = about.kv_bytes_per_token + machine._CELL_BYTES
     assert machine.memory_needed(about, None, 2048, off) - base == 1024 * per_token
-    assert machine.memory_needed(about, None, 1024, chain) - base == 2 * 19 * about.node_bytes + 18 * 4 * about.n_vocab
+    assert machine.memory_needed(about, None, 1024, chain) - base == 2 * 16 * about.node_bytes + 15 * 4 * about.n_vocab
     stored = model_info(node_bytes=0)
-    assert machine.memory_needed(stored, None, 1024, chain) - base == 3 * about.state_bytes + 18 * 4 * about.n_vocab
+    assert machine.memory_needed(stored, None, 1024, chain) - base == 3 * about.state_bytes + 15 * 4 * about.n_vocab
     assert machine.memory_needed(about, about, 1024, off) - base == about.size_bytes
     # Of a sliding-window model, the layers that keep every token count; of an unknown cache, its cells alone.
     windowed = model_info(memory_kind="iswa", window_layers=(True, True, False, True))

@@ -84,7 +84,8 @@ def test_a_tree_from_a_file(tmp_path: Path) -> None:
         json.dumps(list(range(-1, 300))),
         "[" * 100_000,
         '{"parents": [-1, 0], "ranks": [0, 1000000000000000000000]}',
-        '{"parents": [-1, 0], "ranks": [0, 256]}',
+        '{"parents": [-1, 0], "ranks": [0, 64]}',
+        json.dumps([-1] + 65 * [0]),
     ],
 )
 def test_files_that_hold_no_tree(tmp_path: Path, content: str) -> None:
