@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from entmtp_local.errors import EngineError, UsageError
 from entmtp_local.native import library
+from entmtp_local.native.api import MAX_TOP
 from entmtp_local.speculative.sampling import MIN_TEMP, SamplingOptions
 
 # struct llama_token_data { llama_token id; float logit; float p; }
@@ -37,6 +38,8 @@ _MAX_REPETITION = 2_000
 _MAX_CHOICES = 2_000
 
 _GRAMMAR_ROOT = b"root"
+
+_NO_NUMBERS = "the model computed NaN: its file is probably damaged, download it again."
 
 
 class Sampler:
@@ -69,8 +72,17 @@ class Sampler:
         except BaseException:
             self.close()
             raise
+        # Where the chain begins with top-k, so many best tokens are all that it needs of a row.
+        k = options.top_k
+        changed = biases or options.penalizes or options.constrained
+        self._n_best = min(k, n_vocab) if 0 < k <= MAX_TOP and not changed else 0
+        self._best_ids = np.zeros(MAX_TOP, dtype=np.int32)
+        self._best_logits = np.zeros(MAX_TOP, dtype=np.float32)
+        self._best_addresses = (int(self._best_ids.ctypes.data), int(self._best_logits.ctypes.data))
+        self._top_k = library.api().top_k
         self._ids = np.arange(n_vocab, dtype=np.int32)
         self._candidates = np.zeros(n_vocab, dtype=_TOKEN_DATA)
+        self._data = self._candidates.ctypes.data_as(self._lib.llama_token_data_p)
         self._array: Any = self._lib.llama_token_data_array()
 
     @property
@@ -89,10 +101,23 @@ class Sampler:
         Raises:
             EngineError: the row does not exist or holds NaN, or the grammar allows no token.
         """
+        if self._n_best:
+            return self._sample_best(ctx, row)
         pointer = self._lib.llama_get_logits_ith(ctx, row)
         if not pointer:
             raise EngineError(f"the engine holds no logits for output row {row}: this is a bug, please report it.")
         return self.sample_logits(np.ctypeslib.as_array(pointer, shape=(self._n_vocab,)))
+
+    def _sample_best(self, ctx: Any, row: int) -> int:
+        n = self._top_k(ctx, row, self._n_best, *self._best_addresses)
+        if n <= 0:
+            raise EngineError(_NO_NUMBERS)
+        candidates = self._candidates
+        candidates["id"][:n] = self._best_ids[:n]
+        candidates["logit"][:n] = self._best_logits[:n]
+        token = self._apply(n, ordered=True)
+        self._lib.llama_sampler_accept(self._chain, token)
+        return token
 
     def sample_logits(self, logits: NDArray[np.float32]) -> int:
         """As `sample`, from a row of logits that the caller holds.
@@ -103,7 +128,7 @@ class Sampler:
         if self.greedy:
             token = int(np.argmax(logits))
             if np.isnan(logits[token]):
-                raise EngineError("the model computed NaN: its file is probably damaged, download it again.")
+                raise EngineError(_NO_NUMBERS)
             return token
         token = self._apply_chain(logits)
         if self._grammar is not None:
@@ -187,12 +212,16 @@ class Sampler:
         # NumPy copies whole records ten times slower.
         self._candidates["id"] = self._ids
         self._candidates["logit"] = logits
+        return self._apply(self._n_vocab, grammar_first=grammar_first)
+
+    def _apply(self, n: int, *, ordered: bool = False, grammar_first: bool = False) -> int:
+        """Run the chain over the first n candidates; `ordered` says that the best come first."""
         array = self._array
         # Samplers may have moved or shortened the array in the row before.
-        array.data = self._candidates.ctypes.data_as(self._lib.llama_token_data_p)
-        array.size = self._n_vocab
+        array.data = self._data
+        array.size = n
         array.selected = -1
-        array.sorted = False
+        array.sorted = ordered
         if grammar_first:
             self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
         self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))

@@ -129,3 +129,26 @@ def test_the_second_token_has_the_targets_distribution(
     assert p_value > 1e-4, f"p = {p_value:.2g}"
     shifted = Counter({(token + 1) % len(row): count for token, count in observed.items()})
     assert chi_square(shifted, probabilities.tolist(), n) < 1e-4, "the test tells distributions apart"
+
+
+@pytest.mark.parametrize("kind", ["qwen35", "glm4moe"])
+@pytest.mark.parametrize(
+    "values", [{}, {"top_k": 1}, {"top_k": 64, "top_p": 1.0, "min_p": 0.0, "temp": 1.5}, {"top_k": 5, "top_p": 0.6, "min_p": 0.2}]
+)
+def test_the_best_tokens_of_a_row_give_what_the_whole_row_gives(tiny: Path, kind: str, values: dict[str, float]) -> None:
+    options = SamplingOptions(seed=9, **{"temp": 0.9, **values})  # type: ignore[arg-type]
+    with open_session(tiny, kind, "off") as session, session.new_sampler(options) as short, session.new_sampler(options) as whole:
+        for n in range(1, 60):
+            session.prefill([(7 * i) % 250 + 4 for i in range(n)], lambda: False)
+            row = session.logits(-1)
+            # of one row, from one state of the random numbers
+            assert short.sample(session.ctx, -1) == whole.sample_logits(row)
+        assert short._n_best > 0
+
+
+@pytest.mark.parametrize(
+    "values", [{"top_k": 0}, {"top_k": 65}, {"repeat_penalty": 1.2}, {"logit_bias": ((5, 1.0),)}, {"grammar": "root ::= [a-z]+"}]
+)
+def test_whole_rows_are_taken_where_the_best_tokens_do_not_tell(tiny: Path, values: dict[str, object]) -> None:
+    with open_session(tiny, "glm4moe", "off") as session, session.new_sampler(SamplingOptions(**values)) as sampler:  # type: ignore[arg-type]
+        assert sampler._n_best == 0
