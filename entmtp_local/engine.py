@@ -223,7 +223,7 @@ class Generation:
                 if not tree.copied:
                     self._usual += 0.1 * (n_accepted - self._usual)
             t5 = perf_counter()
-            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t3 - t2, t5 - t0))
+            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0))
             emitted = self._emit(accepted.tokens)
             step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
             stats.add(step, t5)

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
-from entmtp_local.cli.options import DEFAULT_POLICY, MAX_N_CTX, default_n_ctx, find_model
+from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx, find_model
 from entmtp_local.errors import EngineError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
@@ -24,14 +25,6 @@ _HEADS = {
     "none": "none",
 }
 
-_MEMORIES = {
-    "attention": "key-value cache",
-    "iswa": "key-value cache, partly of a sliding window",
-    "hybrid": "key-value cache and recurrent states",
-    "recurrent": "recurrent states",
-    "other": "compressed or recurrent states of other kinds",
-}
-
 
 @click.command()
 @click.argument("model", required=False)
@@ -39,7 +32,7 @@ _MEMORIES = {
 @click.option(
     "--policy",
     metavar="POLICY",
-    help=f"What to draft, as for run. Default: {DEFAULT_POLICY} with an MTP head, else off.",
+    help="What to draft, as for run.",
 )
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -59,9 +52,9 @@ def info(model: str | None, n_ctx: int | None, policy: str | None, mtp_model: Pa
 
 
 def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None) -> dict[str, Any]:
-    chosen = parse_policy(policy or (DEFAULT_POLICY if head.has_mtp else "off"))
+    chosen = parse_policy(default_policy(about, head) if policy is None else policy)
     sidecar = None if head is about else head
-    drafting, reason = _drafting(about, head)
+    can_draft, reason = drafting(about, head)
     return {
         "model": str(about.path),
         "name": about.name,
@@ -84,32 +77,21 @@ def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None) ->
             "node_bytes": about.node_bytes,
         },
         "policy": chosen.name,
-        "verified_as": chosen.within(_limits(about, head, drafting, chosen)).name,
-        "drafting": drafting,
+        "verified_as": chosen.within(_limits(about, head, can_draft, chosen)).name,
+        "drafting": can_draft,
         "reason": reason,
         "engine": _engine(),
     }
 
 
-def _drafting(about: ModelInfo, head: ModelInfo) -> tuple[str, str]:
-    """("trees", "chains" or "off", why), as far as the file tells; a session asks the engine itself."""
-    if not head.has_mtp:
-        return "off", "the model has no MTP head, so tokens are decoded one by one"
-    if head.head_kind == "chained":
-        return "chains", "its MTP heads are trained for one depth each"
-    if about.memory_kind in ("hybrid", "recurrent", "other") and not about.node_bytes:
-        return "chains", f"the engine verifies chains only on its kind of memory ({_MEMORIES[about.memory_kind]})"
-    return "trees", "its head drafts any depth and the engine verifies trees on its kind of memory"
-
-
-def _limits(about: ModelInfo, head: ModelInfo, drafting: str, policy: Policy) -> Limits:
+def _limits(about: ModelInfo, head: ModelInfo, can_draft: str, policy: Policy) -> Limits:
     """What a session will find, as far as the file tells."""
-    depth = {"off": 0, "chains": policy.max_depth, "trees": policy.max_depth}[drafting]
+    depth = {"off": 0, "chains": policy.max_depth, "trees": policy.max_depth}[can_draft]
     if head.head_kind == "chained":
         depth = min(depth, head.n_layer_nextn)
     if about.memory_kind == "recurrent":
         depth = 0
-    return Limits(trees=drafting == "trees", max_depth=depth, max_nodes=policy.max_nodes if depth else 0, reason="")
+    return Limits(trees=can_draft == "trees", max_depth=depth, max_nodes=policy.max_nodes if depth else 0, reason="")
 
 
 def _engine() -> dict[str, str] | None:
@@ -135,7 +117,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("chat template", "in the file" if facts["chat_template"] else "none"),
         ("MTP head", head),
         ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}{room}"),
-        ("", _MEMORIES[memory["kind"]]),
+        ("", MEMORIES[memory["kind"]]),
         ("can draft", f"{facts['drafting']}: {facts['reason']}"),
         ("policy", facts["policy"] + ("" if same else f", verified as {facts['verified_as']}")),
         (

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.cli.abilities import default_policy
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
 from entmtp_local.native import api as native
@@ -25,8 +26,6 @@ from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 
 DEFAULT_N_CTX = 4096
-# Stock llama.cpp's own draft length.
-DEFAULT_POLICY = "chain:3"
 
 # The engine's smallest choice, which is also the step of larger ones.
 MIN_DRAFT_VOCAB = native.VOCAB_STEP
@@ -116,7 +115,7 @@ _MODEL_OPTIONS = (
         "--policy",
         metavar="POLICY",
         help="What to draft at each step: off, throughput, chain:N, tree:narrow, tree:wide, tree:FILE.json. "
-        f"Default: {DEFAULT_POLICY} for a model with an MTP head, off for others.",
+        "Default: throughput where trees can be verified, chain:3 where only chains can, off without an MTP head.",
     ),
     click.option(
         "-c",
@@ -227,8 +226,7 @@ def prepare(options: Options) -> Plan:
     if options.mtp_model is not None:
         sidecar = read_model(options.mtp_model, role="mtp")
         check_pair(info, sidecar)
-    default = DEFAULT_POLICY if info.has_mtp or sidecar else "off"
-    policy = parse_policy(default if options.policy is None else options.policy)
+    policy = parse_policy(default_policy(info, sidecar or info) if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
     check_grammar(sampling)
     n_ctx = options.n_ctx or default_n_ctx(info)

@@ -503,7 +503,7 @@ class Session:
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
-    def verification_seconds(self, sizes: Sequence[int], repeats: int = 3) -> dict[int, float]:
+    def verification_seconds(self, sizes: Sequence[int], repeats: int = 2) -> dict[int, float]:
         """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.
 
         Args:
@@ -520,6 +520,7 @@ class Session:
             for _ in range(1 + repeats):
                 begin = perf_counter()
                 self.verify(tree)
+                self._llama.llama_synchronize(self.ctx)
                 taken.append(perf_counter() - begin)
                 self.discard()
             seconds[size] = min(taken[1:])

@@ -115,7 +115,7 @@ class Outcome:
     verified: DraftTree
     path: tuple[int, ...]  # accepted nodes of the verified tree, root first
     draft_seconds: float
-    verify_seconds: float
+    verify_seconds: float  # with acceptance, which is where a device's results are waited for
     seconds: float
 
 
