@@ -132,7 +132,7 @@ class Policy(Protocol):
 
     @property
     def max_nodes(self) -> int:
-        """Most nodes that it ever drafts, the root not counted."""
+        """Most nodes that it ever has verified, the root not counted."""
         ...
 
     @property

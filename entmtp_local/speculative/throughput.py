@@ -61,13 +61,14 @@ class Throughput:
 
     @property
     def max_nodes(self) -> int:
-        return max(self._depth * self._width, SIZES[-1] - 1)
+        """Of the trees that are verified; more are drafted."""
+        return SIZES[-1] - 1
 
     def within(self, limits: Limits) -> Policy:
         depth = min(self._depth, limits.max_depth, limits.max_nodes)
         if depth <= 0:
             return OFF
-        width = self._width if limits.trees and limits.max_nodes >= self._depth * self._width else 1
+        width = self._width if limits.trees and limits.max_nodes >= self.max_nodes else 1
         if (depth, width) == (self._depth, self._width):
             return self
         return Throughput(depth, width)

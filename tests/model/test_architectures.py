@@ -11,6 +11,7 @@ from model.conftest import near_ties
 from entmtp_local.engine import Generation, generate
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter
+from entmtp_local.speculative.cost import SIZES, CostModel
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -55,6 +56,10 @@ def run(tiny: Path, kind: str, policy: str, n: int, copies: CopyDrafter | None =
         max_copied=MAX_COPIED if copies else 0,
     )
     with Session.open(options) as session, session.new_sampler(SamplingOptions(temp=0)) as sampler:
+        chosen = chosen.within(session.limits)
+        if chosen.needs_costs:
+            # nodes are so cheap that trees of all sizes are verified
+            chosen.measured(CostModel({size: 1e-3 * (1 + 0.02 * size) for size in SIZES}))
         generation = generate(session, PROMPT, policy=chosen, sampler=sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass
@@ -83,6 +88,18 @@ def test_every_policy_gives_the_models_own_text(tiny: Path, kind: str) -> None:
         else:
             assert found.stats.n_steps < 380, "drafts are accepted"
             assert (found.stats.sibling_hits > 0) == found.policy.name.startswith("tree")
+
+
+@pytest.mark.parametrize("kind", [kind for kind, expected in TABLE.items() if expected.wide != "off"])
+def test_what_pays_for_itself_gives_the_models_own_text(tiny: Path, kind: str) -> None:
+    plain, _ = run(tiny, kind, "off", 300)
+    found, _ = run(tiny, kind, "throughput", 300)
+    difference = near_ties(tiny / f"{kind}.gguf", PROMPT, plain.tokens, found.tokens)
+    if difference:
+        print(f"{kind}: {difference}")
+    assert found.policy.name == "throughput"
+    assert found.stats.n_nodes > 0
+    assert 0 < found.stats.n_steps < 300
 
 
 @pytest.mark.parametrize("kind", [kind for kind, expected in TABLE.items() if expected.wide != "off"])
