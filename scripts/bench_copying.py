@@ -20,16 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.bench import workloads  # noqa: E402
-from entmtp_local.engine import Stats, generate  # noqa: E402
-from entmtp_local.native.model_file import read_model  # noqa: E402
+from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
-from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
-
-N_CTX = 2048
 
 
 def quotes(n: int) -> list[tuple[str, str]]:
@@ -83,10 +80,9 @@ def main() -> None:
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "policy": policy.name, "workloads": {}}
     with Session.open(settings) as session:
-        writer = Writer(session, read_model(options.model), N_CTX)
         jobs: dict[str, list[tuple[list[int], list[int] | None]]] = {
-            workload: [(writer.prompt_tokens(prompt), None) for prompt in workloads.load(workload)[: options.prompts]]
-            for workload in workloads.NAMES
+            workload: [(ids, None) for ids in prompts]
+            for workload, prompts in prompts_of(session, options.model, options.prompts).items()
         }
         jobs["quote"] = [
             (
@@ -101,14 +97,10 @@ def main() -> None:
             for i, (ids, given) in enumerate(prompts):
                 n = options.n if given is None else min(options.n, len(given))
                 for copying in (False, True) if i % 2 else (True, False):
-                    session.clear()
-                    with session.new_sampler(SamplingOptions(temp=options.temp, seed=i)) as sampler:
-                        chooser = sampler if given is None else Script(given)
-                        copies = CopyDrafter() if copying else None
-                        answer = generate(session, ids, policy=policy, sampler=chooser, max_tokens=n, copies=copies)
-                        for _ in answer:
-                            pass
-                    stats[copying].append(answer.stats)
+                    sampling = SamplingOptions(temp=options.temp, seed=i)
+                    chooser = None if given is None else Script(given)
+                    copies = CopyDrafter() if copying else None
+                    stats[copying].append(answer(session, ids, policy, sampling, n, copies=copies, chooser=chooser))
             row = summary(stats)
             report["workloads"][workload] = row
             print(
@@ -120,17 +112,13 @@ def main() -> None:
 
 
 def summary(stats: dict[bool, list[Stats]]) -> dict[str, Any]:
-    def tokens(some: list[Stats]) -> int:
-        return sum(max(0, s.n_generated - 1) for s in some)
-
-    per_step = [tokens(some) / max(1, sum(s.n_steps for s in some)) for some in stats.values()]
-    speeds = [tokens(some) / sum(s.seconds["decode"] for s in some) for some in stats.values()]
-    copied = sum(s.n_copied for s in stats[True])
+    without, with_copies = stats[False], stats[True]
+    copied = sum(s.n_copied for s in with_copies)
     return {
-        "tokens_per_step": per_step,
+        "tokens_per_step": [per_step(some, n_tokens(some)) for some in (without, with_copies)],
         "copied": copied,
-        "copied_kept": sum(s.copied_hits for s in stats[True]) / max(1, copied),
-        "speed_ratio": speeds[1] / speeds[0],
+        "copied_kept": sum(s.copied_hits for s in with_copies) / max(1, copied),
+        "speed_ratio": speed(with_copies) / speed(without),
     }
 
 

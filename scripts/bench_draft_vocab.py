@@ -19,24 +19,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from entmtp_local.bench import workloads  # noqa: E402
-from entmtp_local.engine import Stats, generate  # noqa: E402
-from entmtp_local.native.model_file import read_model  # noqa: E402
+from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import chain  # noqa: E402
-from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
-
-N_CTX = 2048
 
 
 def name_of(size: int | None) -> str:
     return {0: "full", None: "auto"}.get(size, f"{size}")
-
-
-def speed(stats: list[Stats]) -> float:
-    return sum(max(0, s.n_generated - 1) for s in stats) / sum(s.seconds["decode"] for s in stats)
 
 
 def measure(session: Session, prompts: list[list[int]], sizes: list[int | None], options: Any) -> dict[str, Any]:
@@ -44,24 +36,18 @@ def measure(session: Session, prompts: list[list[int]], sizes: list[int | None],
     policy = chain(options.depth)
     stats: dict[int | None, list[Stats]] = {size: [] for size in sizes}
     for i, ids in enumerate(prompts):
-        turned = sizes[i % len(sizes) :] + sizes[: i % len(sizes)]
-        for size in turned:
-            session.clear()
+        for size in turned(sizes, i):
             session.set_draft_vocab(size)
-            with session.new_sampler(SamplingOptions(temp=options.temp, seed=i)) as sampler:
-                generation = generate(session, ids, policy=policy, sampler=sampler, max_tokens=options.n)
-                for _ in generation:
-                    pass
-            stats[size].append(generation.stats)
+            sampling = SamplingOptions(temp=options.temp, seed=i)
+            stats[size].append(answer(session, ids, policy, sampling, options.n))
     result = {}
     for size in sizes:
         mine, whole = stats[size], stats[0]
-        steps = sum(s.n_steps for s in mine)
         result[name_of(size)] = {
-            "tokens_per_step": sum(max(0, s.n_generated - 1) for s in mine) / max(1, steps),
+            "tokens_per_step": per_step(mine, n_tokens(mine)),
             "acceptance": sum(sum(s.accepted_per_depth) for s in mine) / max(1, sum(s.n_nodes for s in mine)),
-            "draft_ms": 1e3 * sum(s.seconds["draft"] for s in mine) / max(1, steps),
-            "verify_ms": 1e3 * sum(s.seconds["verify"] for s in mine) / max(1, steps),
+            "draft_ms": 1e3 * per_step(mine, sum(s.seconds["draft"] for s in mine)),
+            "verify_ms": 1e3 * per_step(mine, sum(s.seconds["verify"] for s in mine)),
             "speed_ratio": speed(mine) / speed(whole),
         }
     return result
@@ -83,11 +69,9 @@ def main() -> None:
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "depth": options.depth, "workloads": {}}
     with Session.open(settings) as session:
-        writer = Writer(session, read_model(options.model), N_CTX)
         sizes: list[int | None] = [0, *(size for size in options.sizes if size < session.n_vocab), None]
         print(f"{options.model.name}: tokens per step, acceptance, ms of drafting a step, speed over the whole vocabulary")
-        for workload in workloads.NAMES:
-            prompts = [writer.prompt_tokens(prompt) for prompt in workloads.load(workload)[: options.prompts]]
+        for workload, prompts in prompts_of(session, options.model, options.prompts).items():
             rows = measure(session, prompts, sizes, options)
             report["workloads"][workload] = rows
             for name, row in rows.items():

@@ -18,17 +18,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from entmtp_local.bench import workloads  # noqa: E402
-from entmtp_local.engine import Stats, generate  # noqa: E402
-from entmtp_local.native.model_file import read_model  # noqa: E402
+from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.cost import SIZES, CostModel  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
-from scripts.reference.measurement import Writer  # noqa: E402
+from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
-
-N_CTX = 2048
 
 
 def main() -> None:
@@ -51,13 +47,11 @@ def main() -> None:
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp, "workloads": {}}
     with Session.open(settings) as session:
-        writer = Writer(session, read_model(options.model), N_CTX)
         costs = session.verification_seconds(SIZES)
         report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in costs.items()}
         print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))
         print("tokens/s, ratio to the first policy, tokens per step, nodes per step, share of steps that draft nothing")
-        for workload in workloads.NAMES:
-            prompts = [writer.prompt_tokens(prompt) for prompt in workloads.load(workload)[: options.prompts]]
+        for workload, prompts in prompts_of(session, options.model, options.prompts).items():
             # a user's session is about one thing: what is learnt begins anew with each workload
             policies = {name: parse_policy(name).within(session.limits) for name in options.policies}
             for policy in policies.values():
@@ -65,24 +59,17 @@ def main() -> None:
                     policy.measured(CostModel(costs))
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):
-                names = list(policies)
-                for name in names[i % len(names) :] + names[: i % len(names)]:
-                    session.clear()
-                    with session.new_sampler(SamplingOptions(temp=options.temp, seed=i)) as sampler:
-                        answer = generate(session, ids, policy=policies[name], sampler=sampler, max_tokens=options.n)
-                        for _ in answer:
-                            pass
-                    stats[name].append(answer.stats)
+                for name in turned(list(policies), i):
+                    sampling = SamplingOptions(temp=options.temp, seed=i)
+                    stats[name].append(answer(session, ids, policies[name], sampling, options.n))
             rows: dict[str, dict[str, float]] = {}
             for name, some in stats.items():
-                steps = sum(s.n_steps for s in some)
-                tokens = sum(max(0, s.n_generated - 1) for s in some)
                 rows[name] = {
-                    "tokens_per_second": tokens / sum(s.seconds["decode"] for s in some),
-                    "tokens_per_step": tokens / max(1, steps),
-                    "nodes_per_step": sum(s.n_nodes for s in some) / max(1, steps),
-                    "plain_share": sum(s.n_plain_steps for s in some) / max(1, steps),
-                    "schedule_ms": 1e3 * sum(s.seconds["schedule"] for s in some) / max(1, steps),
+                    "tokens_per_second": speed(some),
+                    "tokens_per_step": per_step(some, n_tokens(some)),
+                    "nodes_per_step": per_step(some, sum(s.n_nodes for s in some)),
+                    "plain_share": per_step(some, sum(s.n_plain_steps for s in some)),
+                    "schedule_ms": 1e3 * per_step(some, sum(s.seconds["schedule"] for s in some)),
                 }
                 rows[name]["ratio"] = rows[name]["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
                 row = rows[name]

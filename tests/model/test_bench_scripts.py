@@ -34,3 +34,21 @@ def test_drafting(shipped: Path) -> None:
         (reduced,) = set(row) - {"stock", "ours"}
         assert 1024 <= int(reduced.removeprefix("ours ")) < 8192
         assert all(arm["ms"] > 0 for arm in row.values())
+
+
+def test_arms_on_every_workload(shipped: Path) -> None:
+    names = {"code", "math", "chat", "prose"}
+    few = ("--prompts", "1", "-n", "12", "--threads", "1")
+    vocab = report("bench_draft_vocab.py", shipped, "--sizes", "1024", *few)["workloads"]
+    assert set(vocab) == names and all(set(rows) == {"full", "1024", "auto"} for rows in vocab.values())
+    policies = report("bench_policies.py", shipped, "--policies", "off", "chain:2", "throughput", *few)["workloads"]
+    assert all(rows["off"]["ratio"] == 1.0 and rows["off"]["plain_share"] == 1.0 for rows in policies.values())
+    assert all(rows["chain:2"]["nodes_per_step"] > 1 for rows in policies.values())
+    copying = report("bench_copying.py", shipped, "--prompts", "1", "-n", "80", "--threads", "1")["workloads"]
+    assert set(copying) == names | {"quote"}
+    assert copying["quote"]["tokens_per_step"][1] > 2 * copying["quote"]["tokens_per_step"][0]
+
+
+def test_prompts(shipped: Path) -> None:
+    found = report("bench_prefill.py", shipped, "--tokens", "64", "--repeats", "2", "--threads", "1")
+    assert found["tokens"]["64"]["plain_tokens_per_second"] > 0

@@ -1,0 +1,64 @@
+"""What benchmarks that decode the same prompts in several ways have in common: one answer, and sums over answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from entmtp_local.bench import workloads
+from entmtp_local.engine import Stats, generate
+from entmtp_local.native.model_file import read_model
+from entmtp_local.native.session import Session
+from entmtp_local.speculative.copying import CopyDrafter
+from entmtp_local.speculative.protocol import Policy, TokenChooser
+from entmtp_local.speculative.sampling import SamplingOptions
+from scripts.reference.measurement import Writer
+
+N_CTX = 2048
+
+Arm = TypeVar("Arm")
+
+
+def prompts_of(session: Session, model: Path, n: int) -> dict[str, list[list[int]]]:
+    """The first n prompts of each workload as token ids."""
+    writer = Writer(session, read_model(model), N_CTX)
+    return {name: [writer.prompt_tokens(prompt) for prompt in workloads.load(name)[:n]] for name in workloads.NAMES}
+
+
+def answer(
+    session: Session,
+    ids: Sequence[int],
+    policy: Policy,
+    sampling: SamplingOptions,
+    n: int,
+    *,
+    copies: CopyDrafter | None = None,
+    chooser: TokenChooser | None = None,
+) -> Stats:
+    """Decode up to n tokens behind a prompt, on an empty context; `chooser` in place of the sampler, where given."""
+    session.clear()
+    with session.new_sampler(sampling) as sampler:
+        generation = generate(session, ids, policy=policy, sampler=chooser or sampler, max_tokens=n, copies=copies)
+        for _ in generation:
+            pass
+    return generation.stats
+
+
+def n_tokens(stats: Sequence[Stats]) -> int:
+    """Tokens after the first one of each answer, as llama.cpp counts."""
+    return sum(max(0, s.n_generated - 1) for s in stats)
+
+
+def speed(stats: Sequence[Stats]) -> float:
+    """Tokens per second of all answers together."""
+    return n_tokens(stats) / sum(s.seconds["decode"] for s in stats)
+
+
+def per_step(stats: Sequence[Stats], total: float) -> float:
+    return total / max(1, sum(s.n_steps for s in stats))
+
+
+def turned(arms: Sequence[Arm], i: int) -> list[Arm]:
+    """The arms, beginning with another one at each turn."""
+    return [*arms[i % len(arms) :], *arms[: i % len(arms)]]
