@@ -503,7 +503,7 @@ class Session:
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
-    def verification_seconds(self, sizes: Sequence[int], repeats: int = 2) -> dict[int, float]:
+    def verification_seconds(self, sizes: Sequence[int], repeats: int = 3) -> dict[int, float]:
         """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.
 
         Args:

@@ -1,16 +1,14 @@
 """The policy that asks of every node whether it pays for itself.
 
 Over a long run tokens per second is the ratio of two sums, so a step is worth `tokens - R * seconds`, with R the rate that is
-achieved, and is maximised node by node. Two decisions a step: how many levels to draft, from what levels brought lately; then,
-once the head has spoken, which of the drafted nodes to verify.
+achieved, and is maximised node by node. Two decisions a step: how many levels to draft, from what levels have lately promised;
+then, once the head has spoken, which of the drafted nodes to verify.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import accumulate
-
-import numpy as np
 
 from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import SIZES, CostModel
@@ -19,11 +17,12 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_REVIEW = 4  # steps between two looks at how many levels pay
-_EXPLORE = 24  # steps after which one drafts deeper than is thought best
+_REVIEW = 4  # steps between two looks at what each level promises
+_EXPLORE = 24  # at least so many steps lie between two that draft more levels than seem to pay
+_SPENT = 0.01  # share of the time that such drafts may take
+_DEEPER = 5  # levels more
+_FIRST_LOOKS = 8  # at the beginning every step is looked at
 _WEIGHT = 1 / 32  # weight of the newest step in the averages
-_DECAY = 1 - 1 / 64  # of what is known of levels, a step
-_FIRST_CHANCE, _STRENGTH = 0.6, 2.0  # of a level of which nothing is known, and what that counts for
 _MAX_SHAPES = 4096
 
 
@@ -42,11 +41,13 @@ class Throughput:
         self.acceptance = AcceptanceModel()
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        # [d]: how often level d + 1 brought a token where level d did, and how often it was drafted then
-        self._brought, self._asked = np.zeros(depth), np.zeros(depth)
-        self._nodes = np.ones(depth)  # [d]: nodes of level d + 1 that are verified
+        # [d]: tokens beyond their price that level d + 1 promised where it was drafted, on average, and how often one looked
+        self._surplus, self._n_looks = [0.0] * depth, [0] * depth
+        self._best = min(4, depth)  # levels that pay
         self._n_steps = 0
-        self._best = 0  # levels that pay
+        self._since, self._exploring = 0, False  # steps since the last one that explored
+        self._drafted_last = False
+        self._saved, self._price = 0.0, 0.0  # seconds that may be spent on exploring, and what it took the last time
         self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
         self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
 
@@ -76,32 +77,34 @@ class Throughput:
     def measured(self, cost: CostModel) -> None:
         """Take the costs of the device; without them chains of three are drafted."""
         self.cost = cost
-        self._tokens, self._seconds = 1.0, float(cost.verify()[0])
+        self._tokens, self._seconds = 1.0, cost.seconds[0]
 
     def plan(self, evidence: Evidence) -> TreeShape:
         if self.cost is None:
             return chain(min(3, self._depth)).shape
         self._n_steps += 1
-        if self._n_steps % _REVIEW == 1:
-            self._best = self._levels(self.cost)
-        best = self._best
-        if self._n_steps % _EXPLORE == 0:
-            best = min(self._depth, best + 2)
-        return self._plans[best]
+        self._since += 1
+        self._exploring = self._since >= _EXPLORE and self._saved >= self._price
+        if self._exploring:
+            self._since = 0
+        return self._plans[min(self._depth, self._best + _DEEPER) if self._exploring else self._best]
 
-    def _levels(self, cost: CostModel) -> int:
-        """Levels that bring more than they take."""
-        # what is not known of a level is taken from the one above
-        gains, gain, chance = [], 1.0, _FIRST_CHANCE
-        for brought, asked in zip(self._brought.tolist(), self._asked.tolist(), strict=True):
-            chance = (brought + _STRENGTH * chance) / (asked + _STRENGTH)
-            gain *= chance
-            gains.append(gain)
-        seconds = np.interp(1.0 + np.cumsum(self._nodes), cost.sizes, cost.verify()) - cost.verify()[0]
-        seconds += cost.level_seconds * np.arange(1, self._depth + 1)
-        surplus = np.cumsum(gains) - self._rate * seconds
-        best = int(surplus.argmax())
-        return best + 1 if surplus[best] > 0 else 0
+    def _look(self, values: list[float], shape: TreeShape, cost: CostModel) -> None:
+        """Note what each level of a drafted tree promises, and decide how many to draft from now on."""
+        rate, seconds, sizes = self._rate, cost.seconds, cost.sizes
+        n_levels, before = shape.max_depth, 1.0 - rate * seconds[0]
+        for level in range(n_levels):
+            # breadth first: the first so many nodes are those of the first levels
+            expected = list(accumulate(sorted(values[: 1 + self._width * (level + 1)], reverse=True)))
+            worth = max(expected[size - 1] - rate * seconds[i] for i, size in enumerate(sizes) if size <= len(expected))
+            self._n_looks[level] += 1
+            weight = max(_WEIGHT, 1 / self._n_looks[level])
+            self._surplus[level] += weight * (worth - before - self._surplus[level])
+            before = worth
+        price = self._rate * cost.level_seconds
+        promised = list(accumulate(surplus - price for surplus in self._surplus))
+        deepest = max(range(self._depth), key=promised.__getitem__)
+        self._best = deepest + 1 if promised[deepest] > 0 else 0
 
     def select(self, tree: DraftTree) -> DraftTree:
         cost = self.cost
@@ -114,10 +117,12 @@ class Throughput:
         values[0] = 1.0
         for node in range(1, len(values)):
             values[node] *= values[parents[node]]
+        if self._exploring or self._n_looks[0] < _FIRST_LOOKS or self._n_steps % _REVIEW == 0:
+            self._look(values, shape, cost)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
-        rate, seconds = self._rate * cost.factor, cost.seconds
+        rate, seconds = self._rate, cost.seconds
         best = max(
             (i for i, size in enumerate(cost.sizes) if size <= len(values)),
             key=lambda i: expected[cost.sizes[i] - 1] - rate * seconds[i],
@@ -154,15 +159,14 @@ class Throughput:
         cost, shape = self.cost, verified.shape
         cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         n_levels = drafted.shape.max_depth
-        if n_levels:
+        self._saved += _SPENT * outcome.seconds
+        if self._exploring:
+            self._price = outcome.draft_seconds
+            self._saved -= self._price
+        # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
+        if n_levels and self._drafted_last:
             cost.observe_draft(n_levels, outcome.draft_seconds)
-            n_brought = len(path) - 1
-            self._brought *= _DECAY
-            self._asked *= _DECAY
-            self._brought[:n_brought] += 1.0
-            self._asked[: min(n_brought + 1, n_levels)] += 1.0
-            nodes = np.bincount(shape.depths, minlength=n_levels + 1)[1 : n_levels + 1]
-            self._nodes[:n_levels] += _WEIGHT * (nodes - self._nodes[:n_levels])
+        self._drafted_last = n_levels > 0
         self._tokens += _WEIGHT * (len(path) - self._tokens)
         self._seconds += _WEIGHT * (outcome.seconds - self._seconds)
         if verified.logp is None or shape.n_nodes == 1:

@@ -30,6 +30,8 @@ from entmtp_local.speculative.verify import accept
 EVIDENCE = Evidence(n_past=10, n_accepted_last=0)
 # a processor's staircase, and a graphics card's
 PROCESSOR = {1: 24e-3, 2: 31e-3, 3: 38e-3, 4: 42e-3, 6: 58e-3, 8: 66e-3, 12: 90e-3, 16: 110e-3}
+# as measured on another: two and three nodes are dearer than four
+STAIRS = {1: 20e-3, 2: 36e-3, 3: 44e-3, 4: 39e-3, 6: 56e-3, 8: 57e-3, 12: 68e-3, 16: 70e-3}
 CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30e-3, 16: 31e-3}
 
 
@@ -123,7 +125,7 @@ class Fixed(Throughput):
         return tree
 
 
-@pytest.mark.parametrize("costs", [PROCESSOR, CARD])
+@pytest.mark.parametrize("costs", [PROCESSOR, STAIRS, CARD])
 @pytest.mark.parametrize("chance", [0.02, 0.2, 0.4, 0.6, 0.8, 0.95])
 def test_it_is_at_least_as_fast_as_the_best_chain(costs: dict[int, float], chance: float) -> None:
     ours = Simulation(costs, chance).rate(ready(costs))
@@ -147,7 +149,7 @@ def test_certain_drafts_become_long() -> None:
     policy, simulation = ready(CARD), Simulation(CARD, 0.97)
     for _ in range(400):
         simulation.step(policy)
-    assert policy.plan(EVIDENCE).max_depth >= 7
+    assert policy.plan(EVIDENCE).max_depth >= 6
     assert simulation.step(policy).shape.n_nodes >= 8
 
 
@@ -169,14 +171,19 @@ def test_chances_come_to_what_is_seen() -> None:
 def test_costs() -> None:
     cost = CostModel(PROCESSOR)
     assert cost.sizes == list(SIZES)
-    assert [cost.sizes[cost.size_for(n)] for n in (1, 5, 7, 15, 40)] == [1, 4, 6, 12, 16]
-    for _ in range(300):
-        cost.observe_verify(4, 2 * PROCESSOR[4])
-    assert cost.verify() == pytest.approx(2 * np.array(list(PROCESSOR.values())), rel=0.15)
-    before = cost.verify().copy()
+    # this context makes everything twice as dear, and one size was measured wrongly
+    for i in range(600):
+        size = (1, 2, 4, 8)[i % 4]
+        cost.observe_verify(size, (2.6 if size == 2 else 2) * PROCESSOR[size])
+    found = dict(zip(cost.sizes, cost.seconds, strict=True))
+    for size in (1, 4, 8):
+        assert found[size] == pytest.approx(2 * PROCESSOR[size], rel=0.15)
+    assert found[2] == pytest.approx(2.6 * PROCESSOR[2], rel=0.15)
+    assert all(found[size] > 1.5 * PROCESSOR[size] for size in SIZES)
+    before = list(cost.seconds)
     cost.observe_verify(4, 1.0)
     cost.observe_verify(5, 1e-3)
-    assert np.array_equal(cost.verify(), before)
+    assert cost.seconds == before
     cost.observe_draft(2, 4e-3)
     assert cost.level_seconds == 2e-3
 
