@@ -503,29 +503,31 @@ class Session:
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
-    def verification_seconds(self, sizes: Sequence[int], repeats: int = 3) -> dict[int, float]:
+    def verification_seconds(self, sizes: Sequence[int], limit: float = 3.0) -> dict[int, float]:
         """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.
 
         Args:
             sizes: nodes, the root included; those that do not fit are left out.
+            limit: seconds after which no more is measured than what one and four nodes take.
         """
         self.clear()
-        seconds = {}
-        for size in sizes:
-            if size > min(self._limits.max_nodes + 1, self._n_ctx):
+        found: dict[int, float] = {}
+        end = perf_counter() + limit
+        for size in sorted(sizes, key=lambda size: (size not in (1, 4), size)):
+            if size > min(self._limits.max_nodes + 1, self._n_ctx) or (size not in (1, 4) and perf_counter() > end):
                 continue
             tree = DraftTree(TreeShape.chain(size - 1), (0,) * size)
-            taken = []
-            # the first pass of a size builds its graph
-            for _ in range(1 + repeats):
+            taken: list[float] = []
+            # the first pass of a size builds its graph; where passes take long, that is little of them
+            while len(taken) < 4 and (not taken or perf_counter() < end):
                 begin = perf_counter()
                 self.verify(tree)
                 self._llama.llama_synchronize(self.ctx)
                 taken.append(perf_counter() - begin)
                 self.discard()
-            seconds[size] = min(taken[1:])
+            found[size] = min(taken[1:] or taken)
         self.clear()
-        return seconds
+        return found
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.

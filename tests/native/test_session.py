@@ -106,6 +106,18 @@ def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
             assert session.set_draft_vocab(64) == session.set_draft_vocab(None) == session.n_vocab
 
 
+def test_costs_of_verification(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:7") as session:
+        session.prefill(PROMPT, lambda: False)
+        found = session.verification_seconds((1, 2, 3, 4, 6, 8, 12), limit=60.0)
+        assert sorted(found) == [1, 2, 3, 4, 6, 8], "12 nodes do not fit"
+        assert all(seconds > 0 for seconds in found.values())
+        assert session.n_past == 0
+        # a machine on which passes take long is not kept waiting
+        assert sorted(session.verification_seconds((1, 2, 3, 4, 6, 8), limit=0.0)) == [1, 4]
+        assert len(run(session, PROMPT, "chain:7", 20)[0].tokens) == 20
+
+
 def test_the_largest_trees_fit_beside_copies(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:255", max_copied=15) as session:
         generation, _ = run(session, PROMPT, "chain:255", 40)
