@@ -462,8 +462,8 @@ class Session:
             return
         tokens = [tree.tokens[node] for node in path[1:]]
         vocab = self._draft_vocab
-        if vocab is not None and tree.shape.max_depth > 0:
-            if not tree.copied:
+        if vocab is not None:
+            if tree.shape.max_depth > 0 and not tree.copied:
                 vocab.observe_draft(len(tokens), tree.shape.max_depth)
             vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:
