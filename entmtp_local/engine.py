@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -148,6 +149,7 @@ class Generation:
         max_tokens: int,
         stop: Callable[[], bool],
         copies: CopyDrafter | None,
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._prompt = list(prompt)
@@ -155,6 +157,7 @@ class Generation:
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._stop = stop
+        self._clock = clock
         self._copies = copies if engine.limits.max_copied > 0 and self.policy.max_nodes > 0 else None
         self._usual = float(self.policy.max_depth)  # tokens of the head's drafts that were accepted lately, a step
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
@@ -166,7 +169,7 @@ class Generation:
         return self._steps
 
     def _run(self) -> Iterator[Step]:
-        engine, stats = self._engine, self.stats
+        engine, stats, clock = self._engine, self.stats, self._clock
         if self._max_tokens <= 0:
             self.finish_reason = "length"
             return
@@ -174,47 +177,51 @@ class Generation:
         self._sampler.prime(self._prompt)
         choose = engine.chooser(self._sampler)
 
-        begin = perf_counter()
+        begin = clock()
         stats.n_prefilled = engine.prefill(self._prompt, self._stop)
-        stats.seconds["prefill"] = perf_counter() - begin
+        stats.seconds["prefill"] = clock() - begin
         if engine.n_past < len(self._prompt):
             return
         pending = choose(-1)
+        watched = self.policy.needs_entropy
+        entropy = engine.entropy(-1) if watched else nan
         ended = self._ends((pending,))
         emitted = self._emit((pending,))
-        stats.first_token(perf_counter(), len(emitted))
+        stats.first_token(clock(), len(emitted))
         yield Step(emitted, DraftTree(ROOT_ONLY, (pending,)), (0,), StepSeconds(0.0, 0.0, 0.0, 0.0, 0.0))
         if ended:
             return
 
-        t0 = perf_counter()
+        t0 = clock()
         engine.start(pending)
         if self._copies is not None:
             self._copies.restart([*self._prompt, pending])
-        stats.seconds["commit"] += perf_counter() - t0
+        stats.seconds["commit"] += clock() - t0
         n_accepted = 0
         turn = engine.turn
         while not self._stop():
             if engine.turn != turn:
                 raise EngineError("another prompt was started meanwhile; begin a new generation.")
-            t0 = perf_counter()
-            shape = self.policy.plan(Evidence(engine.n_past, n_accepted))
+            t0 = clock()
+            shape = self.policy.plan(Evidence(engine.n_past, n_accepted, entropy))
             # every node needs a cell of the context, accepted or not
             if engine.n_past + shape.n_nodes > engine.n_ctx:
                 shape = ROOT_ONLY
-            t1 = perf_counter()
+            t1 = clock()
             drafted, tree = self._draft(shape, pending)
-            t2 = perf_counter()
+            t2 = clock()
             engine.verify(tree)
-            t3 = perf_counter()
+            t3 = clock()
             try:
                 accepted = accept(tree, choose, engine.is_eog, self._max_tokens - len(self.tokens))
+                if watched:
+                    entropy = engine.entropy(accepted.path[-1])
             except BaseException:
                 engine.discard()
                 raise
             pending = accepted.bonus
             n_accepted = len(accepted.path) - 1
-            t4 = perf_counter()
+            t4 = clock()
             engine.commit(tree, accepted.path)
             ended = self._ends(accepted.tokens) or self._full()
             engine.follow(tree, accepted.path, None if ended else pending)
@@ -222,7 +229,7 @@ class Generation:
                 self._copies.extend(accepted.tokens)
                 if not tree.copied:
                     self._usual += 0.1 * (n_accepted - self._usual)
-            t5 = perf_counter()
+            t5 = clock()
             self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0))
             emitted = self._emit(accepted.tokens)
             step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
@@ -279,6 +286,7 @@ def generate(
     max_tokens: int,
     stop: Callable[[], bool] | None = None,
     copies: CopyDrafter | None = None,
+    clock: Callable[[], float] = perf_counter,
 ) -> Generation:
     """Continue a prompt.
 
@@ -290,6 +298,7 @@ def generate(
         max_tokens: tokens to generate at most.
         stop: polled between passes; True ends the generation with finish_reason "interrupted".
         copies: drafts what stood in the text before, beside the policy's drafts; may be kept from one prompt to the next.
+        clock: seconds; an engine that only replays what was logged has a time of its own.
     Returns: a Generation to iterate over.
     """
-    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False), copies)
+    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False), copies, clock)

@@ -20,7 +20,7 @@ from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
-from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
@@ -273,7 +273,7 @@ def ready_policy(plan: Plan, session: Session) -> Policy:
     """The policy as the session can follow it, with the costs that it wants to know."""
     policy = plan.policy.within(session.limits)
     if policy.needs_costs:
-        policy.measured(CostModel(session.verification_seconds(SIZES)))
+        policy.measured(CostTable(session.verification_seconds(SIZES)))
     return policy
 
 

@@ -26,6 +26,7 @@ from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.sampler import Sampler
 from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -420,12 +421,12 @@ class Session:
             self._ranks_address,
             self._node_tokens_address,
             self._logp_address,
-            None,
+            self._entropy_address,
         )
         if code:
             self._check(code, "a draft")
         self._drafted = tuple(self._node_tokens)
-        return DraftTree(shape, self._drafted, self._logp.copy())
+        return DraftTree(shape, self._drafted, self._logp.copy(), entropy=self._entropy.copy())
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""
@@ -534,10 +535,18 @@ class Session:
 
         Returns: (n_vocab,) f32, a copy.
         """
+        return np.array(self._row(row))
+
+    def entropy(self, row: int) -> float:
+        """Entropy of the target's distribution at an output row of the last pass, nats; row -1 is the prompt's last."""
+        return row_entropy(self._row(row))
+
+    def _row(self, row: int) -> npt.NDArray[np.float32]:
+        """A row of logits in the engine's own memory, which the next pass overwrites."""
         pointer = self._llama.llama_get_logits_ith(self.ctx, row)
         if not pointer:
             raise EngineError(f"the engine holds no logits for output row {row}.")
-        return np.array(np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)))
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
         """The target's token at an output row; the arg-max never leaves the engine's own memory."""
@@ -579,6 +588,8 @@ class Session:
         self._node_tokens_address = ctypes.addressof(self._node_tokens)
         self._logp = np.zeros(shape.n_nodes, dtype=np.float32)
         self._logp_address = int(self._logp.ctypes.data)
+        self._entropy = np.zeros(shape.n_nodes, dtype=np.float32)
+        self._entropy_address = int(self._entropy.ctypes.data)
         self._parents_address = int(shape.parents.ctypes.data)
         self._ranks_address = int(shape.ranks.ctypes.data)
 

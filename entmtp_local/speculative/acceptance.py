@@ -1,61 +1,153 @@
 """How likely the model is to confirm a drafted token: what the head says, corrected by what was seen.
 
 The head's probability orders candidates well and is wrong by a factor that differs with rank, temperature, task and draft
-vocabulary. So nodes are counted by rank and by bins of their log-probability, and each bin's share of accepted nodes replaces the
-head's word as evidence grows.
-
-Plain lists: a step asks for some twenty numbers, and NumPy's calls cost more than these.
+vocabulary. A logistic regression on what is known of a node corrects it. It begins as the head's own word, or as a profile's
+fit, learns from every step, and forgets.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from math import exp
+from dataclasses import dataclass
+from math import isfinite, log, nan
+from typing import Any
 
-_N_RANKS = 4  # ranks from here on are counted together
-_EDGES = (-7.0, -5.5, -4.5, -3.5, -2.8, -2.2, -1.7, -1.3, -0.9, -0.6, -0.4, -0.25, -0.12, -0.05, -0.01)
-_STRENGTH = 6.0  # nodes that the head's own word counts for
-# Instead of all counts getting lighter with each step, the newest get heavier.
-_GROWTH = 1 / 0.999
-_HEAVY = 1e3
+import numpy as np
+import numpy.typing as npt
+
+from entmtp_local.speculative.entropy import log_entropy
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+
+FloatArray = npt.NDArray[np.float64]
+
+# Of each node, always: 1, ln p and ln(1 - p) of the head, its rank, and the entropy of the head's distribution that it is from.
+_HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
+# Of each node or step, where asked for.
+OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
+_SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
+_FORGET = 1e-3  # share of what is known that a step forgets
+_STRENGTH = 8.0  # observations of each feature's usual size that the prior counts for
+_MAX_SHAPES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known of a step before its drafts; NaN where it is not watched."""
+
+    entropy: float = nan  # nats, of the distribution that the pending token was chosen from
+    running: float = nan  # nats, of the last steps
+    accepted: float = nan  # drafted tokens accepted lately, a step
 
 
 class AcceptanceModel:
-    """Chances of nodes given that their parents are accepted."""
+    """Chances of nodes given that their parents are accepted.
 
-    def __init__(self) -> None:
-        self._hits = [[0.0] * (len(_EDGES) + 1) for _ in range(_N_RANKS)]
-        self._tries = [[0.0] * (len(_EDGES) + 1) for _ in range(_N_RANKS)]
-        self._weight = 1.0
+    Args:
+        extra: features beyond what the head says, of OPTIONAL.
+    """
 
-    def chances(self, logp: Sequence[float], ranks: Sequence[int]) -> list[float]:
-        """P(accepted | parent accepted).
+    def __init__(self, extra: Sequence[str] = ()) -> None:
+        self.features = (*_HEAD, *extra)
+        self._extra = tuple(extra)
+        n = len(self.features)
+        # ln p - ln(1 - p) is the logit of the head's own word
+        self.weights: FloatArray = np.zeros(n)
+        self.weights[1:3] = 1.0, -1.0
+        self._prior = self.weights
+        self._floor: FloatArray = np.eye(n) * (_STRENGTH / 4)  # a certainty of p has a curvature of p (1 - p) <= 1 / 4
+        self._curvature = self._floor.copy()
+        self._shapes: dict[int, tuple[TreeShape, FloatArray, npt.NDArray[np.int64]]] = {}
+
+    def rows(self, tree: DraftTree, context: Context) -> FloatArray:
+        """Features of a drafted tree's nodes.
+
+        Returns: (n_nodes, n_features) f64; the root's row means nothing.
+        """
+        assert tree.logp is not None
+        shape = tree.shape
+        known = self._shapes.get(id(shape))
+        if known is None:
+            known = self._shape(shape)
+        _, fixed, parents = known
+        rows: FloatArray = fixed.copy()
+        logp = np.maximum(tree.logp, _SMALLEST)
+        rows[:, 1] = logp
+        rows[:, 2] = np.log1p(-np.minimum(np.exp(logp), _LARGEST))
+        if tree.entropy is not None:
+            head = np.log(np.maximum(tree.entropy[parents], 1e-3))
+            rows[:, 6] = head
+            rows[:, 7] = head * head
+        for i, name in enumerate(self._extra, len(_HEAD)):
+            if name == "path":
+                rows[:, i] = _path(logp, parents)
+            elif name == "entropy":
+                rows[:, i] = log_entropy(context.entropy)
+            elif name == "running":
+                rows[:, i] = log_entropy(context.running)
+            elif name == "accepted":
+                rows[:, i] = log(1.0 + context.accepted)
+        return rows
+
+    def _shape(self, shape: TreeShape) -> tuple[TreeShape, FloatArray, npt.NDArray[np.int64]]:
+        """What all trees of a shape have in common."""
+        fixed = np.zeros((shape.n_nodes, len(self.features)))
+        fixed[:, 0] = 1.0
+        for rank in (1, 2, 3):
+            fixed[:, 2 + rank] = np.minimum(shape.ranks, 3) == rank
+        if "depth" in self._extra:
+            fixed[:, self.features.index("depth")] = shape.depths / 8
+        parents = np.maximum(shape.parents, 0).astype(np.int64)
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        self._shapes[id(shape)] = (shape, fixed, parents)  # the shape is kept so that its id stays its own
+        return self._shapes[id(shape)]
+
+    def chances(self, rows: FloatArray) -> FloatArray:
+        """P(accepted | parent accepted) by `rows`. Returns: (n,) f64."""
+        chances: FloatArray = 1.0 / (1.0 + np.exp(-(rows @ self.weights)))
+        return chances
+
+    def observe(self, rows: FloatArray, accepted: FloatArray) -> None:
+        """Learn from nodes whose parents were accepted.
+
+        One step of Newton's on the newest nodes, with the curvature of everything seen so far: older nodes count less with each
+        step, and what was forgotten is replaced by the prior. A node's curvature is the quadratic bound's, which one surprise
+        among certain nodes cannot overthrow as it can with p (1 - p).
 
         Args:
-            logp: (n,) the head's log-probability of each node given its parent, nats
-            ranks: (n,) its rank among the continuations of its parent, from 0
-        Returns: (n,)
+            rows: (n, n_features) f64
+            accepted: (n,) 1 or 0
+        Source: the bound is Jaakkola and Jordan's, "Bayesian parameter estimation via variational methods" (2000).
         """
-        hits, tries, own, top = self._hits, self._tries, _STRENGTH * self._weight, _N_RANKS - 1
-        found = []
-        for value, rank in zip(logp, ranks, strict=True):
-            row = rank if rank < top else top
-            cell = bisect_right(_EDGES, value)
-            found.append((hits[row][cell] + own * exp(value)) / (tries[row][cell] + own))
-        return found
+        logits = rows @ self.weights
+        size = np.maximum(np.abs(logits), 1e-3)
+        self._curvature += _FORGET * (self._floor - self._curvature)
+        self._curvature += (rows * (np.tanh(size / 2) / (2 * size))[:, None]).T @ rows
+        slope = rows.T @ (accepted - 1.0 / (1.0 + np.exp(-logits))) + _FORGET * (self._floor @ (self._prior - self.weights))
+        self.weights = self.weights + np.linalg.solve(self._curvature, slope)
 
-    def observe(self, logp: float, rank: int, accepted: bool) -> None:
-        """Count a node whose parent was accepted."""
-        row, cell = min(rank, _N_RANKS - 1), bisect_right(_EDGES, logp)
-        self._tries[row][cell] += self._weight
-        if accepted:
-            self._hits[row][cell] += self._weight
+    def as_json(self) -> dict[str, Any]:
+        return {"features": list(self.features), "weights": self.weights.tolist()}
 
-    def age(self) -> None:
-        """A step has passed: what was counted before counts a little less."""
-        self._weight *= _GROWTH
-        if self._weight > _HEAVY:
-            for counts in (*self._hits, *self._tries):
-                counts[:] = [count / self._weight for count in counts]
-            self._weight = 1.0
+    def load(self, content: Any) -> None:
+        """Begin as a fit; features that it does not have keep no weight.
+
+        Raises: ValueError where the content is no fit.
+        """
+        try:
+            fitted = dict(zip(content["features"], map(float, content["weights"]), strict=True))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no fit of acceptance: {error}") from None
+        if not set(_HEAD) <= set(fitted) or not all(map(isfinite, fitted.values())):
+            raise ValueError("no fit of acceptance: it lacks weights")
+        self.weights = np.array([fitted.get(name, 0.0) for name in self.features])
+        self._prior = self.weights
+
+
+def _path(logp: npt.NDArray[np.float32], parents: npt.NDArray[np.int64]) -> FloatArray:
+    """The head's log-probability of each node's parent, from the root on, cut at _SMALLEST."""
+    total = [0.0] * len(logp)
+    for node, (own, parent) in enumerate(zip(logp.tolist()[1:], parents.tolist()[1:], strict=True), 1):
+        total[node] = total[parent] + own
+    above = [0.0, *(total[parent] for parent in parents.tolist()[1:])]
+    return np.array([max(value, _SMALLEST) for value in above])

@@ -1,13 +1,19 @@
-"""What passes cost: seconds of a verification by its number of nodes, and of a level of drafts. Measured, then kept up to date.
+"""What passes cost: seconds of a verification by its number of nodes, and of drafts by level. Measured, then kept up to date.
 
-A verification's seconds are a staircase over its size, measured once per session. A step that takes longer or shorter moves its
-own size most and the others a little, because longer contexts make every size dearer. Sizes that were not measured are never
-recommended.
+A verification's seconds are a staircase over its size. A step that takes longer or shorter moves its own size most and the others
+a little, because whatever makes one size dearer makes them all. Sizes that were not measured are never recommended.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from entmtp_local.speculative.tree import TreeShape
 
 # Sizes of trees, the root included, that are measured and used: each has a graph of its own in the engine.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -17,17 +23,94 @@ _LEVEL = 0.05
 _MOST = 3.0
 
 
-class CostModel:
-    """Seconds of passes; `seconds[i]` are those of `sizes[i]` nodes.
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """What passes took on a device, seconds.
 
     Args:
-        verify_seconds: of one pass by number of nodes, the root included; at least of one node.
+        verify: of one verification by number of nodes, the root included, on an empty context; at least of one node.
+        per_token: that each committed token adds to a verification; 0 where it was not measured.
+        draft_fixed: of a draft beside its levels.
+        level: of one level of a draft by the number of nodes that are continued there; None where nothing can be drafted.
+        step: of a step beside draft and verification.
+        source: where the figures are from.
     """
 
-    def __init__(self, verify_seconds: Mapping[int, float]) -> None:
-        self.sizes = sorted(verify_seconds)
-        self.seconds = [verify_seconds[size] for size in self.sizes]
-        self.level_seconds = 0.0
+    verify: dict[int, float]
+    per_token: float = 0.0
+    draft_fixed: float = 0.0
+    level: dict[int, float] | None = None
+    step: float = 0.0
+    source: str = "measured"
+
+    def verify_seconds(self, n_nodes: int, n_past: int = 0) -> float:
+        """Of a verification; between measured sizes on a straight line, beyond the last one along the last line."""
+        return _between(self.verify, n_nodes) + self.per_token * n_past
+
+    def draft_seconds(self, shape: TreeShape) -> float:
+        """Of drafting a tree."""
+        if shape.n_nodes == 1 or not self.level:
+            return 0.0
+        widths = Counter(depth for depth, children in zip(shape.depths.tolist(), shape.children, strict=True) if children)
+        return self.draft_fixed + sum(_between(self.level, n) for n in widths.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: Any) -> CostTable:
+        """Raises: ValueError where the content is not that of a table."""
+        try:
+            table = CostTable(
+                verify=_numbers(content["verify"]),
+                per_token=float(content["per_token"]),
+                draft_fixed=float(content["draft_fixed"]),
+                level=_numbers(content["level"]) if content["level"] else None,
+                step=float(content["step"]),
+                source=str(content["source"]),
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no table of costs: {error}") from None
+        figures = (table.per_token, table.draft_fixed, table.step)
+        if 1 not in table.verify or not all(isfinite(value) and value >= 0 for value in figures):
+            raise ValueError("no table of costs: it needs the seconds of one node, and no negative ones")
+        return table
+
+
+def _numbers(content: Any) -> dict[int, float]:
+    found = {int(size): float(seconds) for size, seconds in content.items()}
+    if any(size < 1 or not 0 < seconds < float("inf") for size, seconds in found.items()):
+        raise ValueError("no table of costs: sizes start at 1, seconds are above 0")
+    return dict(sorted(found.items()))
+
+
+def _between(known: Mapping[int, float], n: int) -> float:
+    sizes = sorted(known)
+    if len(sizes) == 1 or n <= sizes[0]:
+        return known[sizes[0]]
+    i = min(bisect_left(sizes, n), len(sizes) - 1)
+    low, high = sizes[i - 1], sizes[i]
+    return known[low] + (known[high] - known[low]) * (n - low) / (high - low)
+
+
+class CostModel:
+    """Costs that follow what steps really take.
+
+    Args:
+        table: where they begin; only its sizes that are among SIZES are used.
+    """
+
+    def __init__(self, table: CostTable) -> None:
+        self.sizes = [size for size in sorted(table.verify) if size in SIZES]
+        self._base = [table.verify[size] for size in self.sizes]
+        self._per_token, self._past = table.per_token, 0.0
+        self.seconds = list(self._base)
+        self.level_seconds = table.level[1] if table.level else 0.0
+
+    def at(self, n_past: int) -> None:
+        """Let `seconds` be those of a context with so many tokens."""
+        self._past = self._per_token * n_past
+        self.seconds = [seconds + self._past for seconds in self._base]
 
     def observe_verify(self, n_nodes: int, seconds: float) -> None:
         """Count a verification; sizes that are none of `sizes` are passed over."""
@@ -37,7 +120,8 @@ class CostModel:
         change = seconds / self.seconds[own] - 1
         if change < _MOST - 1:
             for i in range(len(self.seconds)):
-                self.seconds[i] *= 1 + (_OWN if i == own else _OTHERS) * change
+                self._base[i] *= 1 + (_OWN if i == own else _OTHERS) * change
+                self.seconds[i] = self._base[i] + self._past
 
     def observe_draft(self, n_levels: int, seconds: float) -> None:
         level = seconds / n_levels

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from entmtp_local.speculative.cost import CostModel
+from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 
@@ -96,6 +97,10 @@ class SpeculativeEngine(Protocol):
         """Show the committed path and the new pending token to the drafter; None: the generation ends here."""
         ...
 
+    def entropy(self, row: int) -> float:
+        """Entropy of the target's distribution at an output row of the last pass, nats; row -1 is the prompt's last."""
+        ...
+
     def is_eog(self, token: int) -> bool: ...
 
 
@@ -105,6 +110,7 @@ class Evidence:
 
     n_past: int
     n_accepted_last: int  # drafted tokens that the previous step accepted
+    entropy: float = math.nan  # of the distribution that the pending token was chosen from, nats; NaN unless the policy needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,12 @@ class Policy(Protocol):
         """Whether `measured` wants to be called before the first step."""
         ...
 
-    def measured(self, cost: CostModel) -> None:
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether `Evidence` is to have the entropy, which on some devices takes a look at a whole row."""
+        ...
+
+    def measured(self, costs: CostTable) -> None:
         """Take the costs of this device."""
         ...
 

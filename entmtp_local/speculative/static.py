@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from entmtp_local.speculative.cost import CostModel
+from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
@@ -31,7 +31,11 @@ class StaticPolicy:
     def needs_costs(self) -> bool:
         return False
 
-    def measured(self, cost: CostModel) -> None:
+    @property
+    def needs_entropy(self) -> bool:
+        return False
+
+    def measured(self, costs: CostTable) -> None:
         pass
 
     def select(self, tree: DraftTree) -> DraftTree:

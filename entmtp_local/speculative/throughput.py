@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import accumulate
 
-from entmtp_local.speculative.acceptance import AcceptanceModel
-from entmtp_local.speculative.cost import SIZES, CostModel
+import numpy as np
+
+from entmtp_local.speculative.acceptance import AcceptanceModel, Context
+from entmtp_local.speculative.cost import SIZES, CostModel, CostTable
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -34,6 +36,7 @@ class Throughput:
 
     name = "throughput"
     needs_costs = True
+    needs_entropy = False
 
     def __init__(self, depth: int = DEPTH, width: int = WIDTH) -> None:
         self._depth, self._width = depth, width
@@ -47,6 +50,9 @@ class Throughput:
         self._n_steps = 0
         self._since, self._exploring = 0, False  # steps since the last one that explored
         self._drafted_last = False
+        self._context = Context()
+        self._rows = np.zeros((0, 0))  # of the last drafted tree
+        self._kept: tuple[int, ...] = ()  # what of it was verified
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on exploring, and what it took the last time
         self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
         self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
@@ -74,14 +80,15 @@ class Throughput:
             return self
         return Throughput(depth, width)
 
-    def measured(self, cost: CostModel) -> None:
+    def measured(self, costs: CostTable) -> None:
         """Take the costs of the device; without them chains of three are drafted."""
-        self.cost = cost
-        self._tokens, self._seconds = 1.0, cost.seconds[0]
+        self.cost = CostModel(costs)
+        self._tokens, self._seconds = 1.0, self.cost.seconds[0]
 
     def plan(self, evidence: Evidence) -> TreeShape:
         if self.cost is None:
             return chain(min(3, self._depth)).shape
+        self.cost.at(evidence.n_past)
         self._n_steps += 1
         self._since += 1
         self._exploring = self._since >= _EXPLORE and self._saved >= self._price
@@ -111,9 +118,10 @@ class Throughput:
         if cost is None or tree.logp is None:
             return tree
         shape = tree.shape
-        parents, ranks = self._lists(shape)
+        parents, _ = self._lists(shape)
+        self._rows = self.acceptance.rows(tree, self._context)
         # breadth first: a parent's value is final before its children ask for it
-        values = self.acceptance.chances(tree.logp.tolist(), ranks)
+        values = self.acceptance.chances(self._rows).tolist()
         values[0] = 1.0
         for node in range(1, len(values)):
             values[node] *= values[parents[node]]
@@ -127,7 +135,8 @@ class Throughput:
             (i for i, size in enumerate(cost.sizes) if size <= len(values)),
             key=lambda i: expected[cost.sizes[i] - 1] - rate * seconds[i],
         )
-        return self._subtree(tree, tuple(sorted(order[: cost.sizes[best]])))
+        self._kept = tuple(sorted(order[: cost.sizes[best]]))
+        return self._subtree(tree, self._kept)
 
     def _lists(self, shape: TreeShape) -> tuple[list[int], list[int]]:
         """Parents and ranks of a planned shape."""
@@ -171,8 +180,6 @@ class Throughput:
         self._seconds += _WEIGHT * (outcome.seconds - self._seconds)
         if verified.logp is None or shape.n_nodes == 1:
             return
-        logp, accepted = verified.logp.tolist(), set(path)
-        for node in path:
-            for child in shape.children[node]:
-                self.acceptance.observe(logp[child], int(shape.ranks[child]), child in accepted)
-        self.acceptance.age()
+        seen = [child for node in path for child in shape.children[node]]
+        accepted = np.array([child in path for child in seen], dtype=np.float64)
+        self.acceptance.observe(self._rows[[self._kept[child] for child in seen]], accepted)

@@ -111,6 +111,7 @@ class DraftTree:
     tokens: tuple[int, ...]  # (n_nodes,), tokens[0] is the pending token
     logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, of each node given its parent; None for copied nodes
     copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
+    entropy: npt.NDArray[np.float32] | None = None  # (n_nodes,) of the head's distribution below each node, nats; NaN at leaves
 
     def child(self, node: int, token: int) -> int | None:
         """The child of a node that carries the token."""

@@ -11,7 +11,7 @@ from model.conftest import near_ties
 from entmtp_local.engine import Generation, generate
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter
-from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -59,7 +59,7 @@ def run(tiny: Path, kind: str, policy: str, n: int, copies: CopyDrafter | None =
         chosen = chosen.within(session.limits)
         if chosen.needs_costs:
             # nodes are so cheap that trees of all sizes are verified
-            chosen.measured(CostModel({size: 1e-3 * (1 + 0.02 * size) for size in SIZES}))
+            chosen.measured(CostTable({size: 1e-3 * (1 + 0.02 * size) for size in SIZES}))
         generation = generate(session, PROMPT, policy=chosen, sampler=sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass

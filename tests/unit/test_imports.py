@@ -1,4 +1,7 @@
-"""Imports point down: cli > chat, bench > engine > speculative, native > errors. And the speculative part is NumPy only."""
+"""Imports point down: cli > calibration > chat, bench > engine > speculative, native > errors.
+
+And the speculative part is NumPy only.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "entmtp_local"
 
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "speculative": {"errors", "speculative"},
     "native": {"errors", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},
     "bench": {"errors", "speculative", "native", "engine", "bench"},
-    "cli": {"errors", "speculative", "native", "engine", "chat", "bench", "cli"},
+    "calibration": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration"},
+    "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

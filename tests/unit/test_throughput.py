@@ -20,8 +20,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from entmtp_local.speculative.acceptance import AcceptanceModel
-from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
+from entmtp_local.speculative.cost import SIZES, CostModel, CostTable
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
 from entmtp_local.speculative.throughput import Throughput
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -37,7 +37,7 @@ CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30
 
 def ready(costs: dict[int, float] = PROCESSOR, **values: int) -> Throughput:
     policy = Throughput(**values)
-    policy.measured(CostModel(costs))
+    policy.measured(CostTable(costs))
     return policy
 
 
@@ -124,6 +124,9 @@ class Fixed(Throughput):
     def select(self, tree: DraftTree) -> DraftTree:
         return tree
 
+    def learn(self, outcome: Outcome) -> None:
+        pass
+
 
 @pytest.mark.parametrize("costs", [PROCESSOR, STAIRS, CARD])
 @pytest.mark.parametrize("chance", [0.02, 0.2, 0.4, 0.6, 0.8, 0.95])
@@ -132,7 +135,7 @@ def test_it_is_at_least_as_fast_as_the_best_chain(costs: dict[int, float], chanc
     chains = [Simulation(costs, chance).rate(ready(costs), 1500, TreeShape.chain(0))]
     for depth in range(1, 9):
         fixed = Fixed()
-        fixed.measured(CostModel(costs))
+        fixed.measured(CostTable(costs))
         chains.append(Simulation(costs, chance).rate(fixed, 1500, TreeShape.chain(depth)))
     assert ours > 0.97 * max(chains), (ours, chains)
 
@@ -156,20 +159,69 @@ def test_certain_drafts_become_long() -> None:
 def test_chances_come_to_what_is_seen() -> None:
     rng = np.random.default_rng(3)
     model = AcceptanceModel()
-    ranks = [0, 0, 1, 2]
-    logp = np.log([0.9, 0.3, 0.3, 0.05]).tolist()
-    assert model.chances(logp, ranks) == pytest.approx(np.exp(logp))
+    shape = TreeShape.from_parents([-1, 0, 0, 0, 1])
+    logp = np.log([1.0, 0.9, 0.3, 0.05, 0.3]).astype(np.float32)
+    rows = model.rows(DraftTree(shape, (0,) * 5, logp), Context())
+    assert model.chances(rows)[1:] == pytest.approx(np.exp(logp)[1:], rel=1e-4)
     # the head is too sure of its best guesses and not sure enough of its second
-    for true in ([0.6, 0.2, 0.5, 0.05], [0.8, 0.4, 0.1, 0.02]):
+    for true in ([0.6, 0.5, 0.05, 0.2], [0.8, 0.1, 0.02, 0.4]):
         for _ in range(4000):
-            for node in range(4):
-                model.observe(logp[node], ranks[node], bool(rng.random() < true[node]))
-            model.age()
-        assert model.chances(logp, ranks) == pytest.approx(true, abs=0.06)
+            model.observe(rows[1:], (rng.random(4) < true).astype(float))
+        assert model.chances(rows)[1:] == pytest.approx(true, abs=0.06)
+
+
+def test_one_surprise_among_certain_drafts_changes_little() -> None:
+    model = AcceptanceModel()
+    shape = TreeShape.chain(8)
+    entropy = np.full(9, 1e-6, dtype=np.float32)
+    rows = model.rows(DraftTree(shape, (0,) * 9, np.full(9, -1e-6, dtype=np.float32), entropy=entropy), Context())
+    for i in range(300):
+        model.observe(rows[1:], np.array([1.0] * 7 + [float(i % 10 != 9)]))
+    # one of eighty is wrong
+    assert model.chances(rows)[1:] == pytest.approx([1 - 1 / 80] * 8, abs=0.02)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_what_else_is_known_of_a_step_is_learnt(name: str) -> None:
+    """Drafts that the head is equally sure of, and that are right where the watched quantity is large."""
+    rng = np.random.default_rng(5)
+    model, blind = AcceptanceModel((name,)), AcceptanceModel()
+    shape = TreeShape.chain(2)
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for i in range(3000):
+        large = bool(rng.random() < 0.5)
+        value = 3.0 if large else 0.1
+        context = Context(entropy=value, running=value, accepted=value)
+        logp = np.log([1.0, 0.9 if large else 0.1, 0.5]).astype(np.float32)
+        tree = DraftTree(shape, (0, 0, 0), logp)
+        # by depth: the first node is always right, the second half of the time
+        node = 1 + large if name == "depth" else 2
+        right = float(node == 1) if name == "depth" else float(large)
+        rows, blind_rows = model.rows(tree, context), blind.rows(tree, context)
+        if i > 2000:
+            found[right > 0.5].append(float(model.chances(rows)[node]))
+        model.observe(rows[[node]], np.array([right]))
+        blind.observe(blind_rows[[node]], np.array([right]))
+    assert min(found[True]) > 0.8 and max(found[False]) < 0.2
+
+
+def test_a_fit_is_kept_and_a_damaged_one_refused() -> None:
+    model = AcceptanceModel(("depth",))
+    model.weights = np.arange(9.0)
+    other = AcceptanceModel(("entropy", "depth"))
+    other.load(model.as_json())
+    assert other.weights.tolist() == [*range(8), 0.0, 8.0]
+    for wrong in (None, [], {"features": ["one"], "weights": [1.0]}, {"features": ["one"], "weights": []}, {"weights": 3}):
+        with pytest.raises(ValueError):
+            other.load(wrong)
+    content = model.as_json()
+    content["weights"][2] = float("nan")
+    with pytest.raises(ValueError):
+        other.load(content)
 
 
 def test_costs() -> None:
-    cost = CostModel(PROCESSOR)
+    cost = CostModel(CostTable(PROCESSOR))
     assert cost.sizes == list(SIZES)
     # this context makes everything twice as dear, and one size was measured wrongly
     for i in range(600):
@@ -201,7 +253,7 @@ def test_it_stays_within_limits() -> None:
     assert policy.within(free) is policy
     chains = policy.within(replace(free, trees=False, max_depth=3))
     assert chains.max_depth == 3
-    chains.measured(CostModel(CARD))
+    chains.measured(CostTable(CARD))
     assert chains.plan(EVIDENCE).is_chain and chains.plan(EVIDENCE).max_depth <= 3
     assert policy.within(replace(free, max_depth=0)).name == "off"
 

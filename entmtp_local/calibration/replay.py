@@ -1,0 +1,153 @@
+"""Runs policies over logged texts with a table of costs in place of a model: the real generation loop on an engine that looks up.
+
+What a policy drafts is looked up in the wide log, what the target says is the logged text, and time passes as the table says. So
+policies are compared on the same text, for devices that are not at hand. Forecasts err: a gain is a gain when it is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from entmtp_local.calibration.record import paths_of
+from entmtp_local.calibration.wide_log import LoggedText, WideLog
+from entmtp_local.engine import Stats, generate
+from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.protocol import Limits, Policy
+from entmtp_local.speculative.tree import DraftTree, TreeShape
+
+# A token that no text has: a node that the log does not cover is never accepted.
+_UNKNOWN = -1
+
+
+class _NoSampler:
+    """The loop's sampler where the text is known."""
+
+    greedy = True
+
+    def sample(self, ctx: object, row: int) -> int:
+        raise NotImplementedError
+
+    def reset(self) -> None: ...
+
+    def prime(self, tokens: Sequence[int]) -> None: ...
+
+
+class ReplayEngine:
+    """One logged text as a SpeculativeEngine."""
+
+    n_ctx = 1 << 30
+    turn = 0
+
+    def __init__(self, log: WideLog, costs: CostTable) -> None:
+        self._places = {path: i for i, path in enumerate(paths_of(log.shape))}
+        self._costs = costs
+        self._indices: dict[int, tuple[TreeShape, list[int], float]] = {}  # the shape is kept so that its id stays its own
+        self.limits = Limits(trees=True, max_depth=log.shape.max_depth, max_nodes=255, reason="")
+        self.seconds = 0.0
+        self.n_uncovered = 0  # nodes asked for that the log does not have
+        self.n_past = 0
+
+    def begin(self, text: LoggedText) -> None:
+        self._text, self._at, self.n_past = text, 0, 0
+        self._tokens = text.tokens.tolist()
+        self._shape: TreeShape | None = None
+
+    def now(self) -> float:
+        return self.seconds
+
+    def prefill(self, prompt: Sequence[int], stop: Callable[[], bool]) -> int:
+        self.n_past = len(prompt)
+        return len(prompt)
+
+    def chooser(self, sampler: object) -> Callable[[int], int]:
+        return self._choose
+
+    def _choose(self, row: int) -> int:
+        return int(self._tokens[0] if row < 0 else self._tokens[self._at + self._depths[row] + 1])
+
+    def start(self, pending: int) -> None: ...
+
+    def draft(self, shape: TreeShape) -> DraftTree:
+        known = self._indices.get(id(shape))
+        if known is None:
+            indices = [self._places.get(path, _UNKNOWN) for path in paths_of(shape)]
+            known = self._indices[id(shape)] = (shape, indices, self._costs.draft_seconds(shape))
+        _, indices, seconds = known
+        self.seconds += seconds
+        self.n_uncovered += indices.count(_UNKNOWN)
+        covered = np.array(indices) >= 0
+        tokens = np.where(covered, self._text.drafts[self._at, indices], _UNKNOWN)
+        logp = np.where(covered, self._text.logp[self._at, indices], np.float32(-30))
+        entropy = np.where(covered, self._text.head_entropies[self._at, indices], np.float32(np.nan))
+        return DraftTree(shape, tuple(tokens.tolist()), logp, entropy=entropy)
+
+    def verify(self, tree: DraftTree) -> None:
+        self._depths = tree.shape.depths.tolist()
+        self.seconds += self._costs.verify_seconds(tree.shape.n_nodes, self.n_past) + self._costs.step
+
+    def commit(self, tree: DraftTree, path: Sequence[int]) -> None:
+        self._at += len(path)
+        self.n_past += len(path)
+
+    def discard(self) -> None: ...
+
+    def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None: ...
+
+    def entropy(self, row: int) -> float:
+        return float(self._text.entropies[0 if row < 0 else self._at + self._depths[row] + 1])
+
+    def is_eog(self, token: int) -> bool:
+        # a token that ends a text stands at its end only
+        return self._text.ended and token == self._tokens[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a policy would have done on logged texts."""
+
+    stats: tuple[Stats, ...]  # of each text
+    n_uncovered: int  # drafted nodes that the log does not have and that were taken for wrong
+
+    @property
+    def n_tokens(self) -> int:
+        """After the first one of each text, as llama.cpp counts."""
+        return sum(max(0, stats.n_generated - 1) for stats in self.stats)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stats.seconds["decode"] for stats in self.stats)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.n_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.n_tokens / max(1, sum(stats.n_steps for stats in self.stats))
+
+
+def replay(log: WideLog, policy: Policy, costs: CostTable) -> Replayed:
+    """Decode every text of a log by a policy, which keeps what it learns from one text to the next."""
+    if policy.needs_costs:
+        policy.measured(costs)
+    engine = ReplayEngine(log, costs)
+    found = []
+    for text in log.texts:
+        if len(text.tokens) < 2:
+            continue
+        engine.begin(text)
+        generation = generate(
+            engine,
+            [0] * text.n_prompt,
+            policy=policy,
+            sampler=_NoSampler(),
+            max_tokens=len(text.tokens),
+            clock=engine.now,
+        )
+        for _ in generation:
+            pass
+        found.append(generation.stats)
+    return Replayed(tuple(found), engine.n_uncovered)

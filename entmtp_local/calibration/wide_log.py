@@ -1,0 +1,137 @@
+"""What the draft head proposes at every position of generated texts: a wide tree at each, beside the target's entropy there.
+
+A decoding run drafts only where its own steps happen to begin. Here a text advances one token at a time, so that whatever steps a
+policy would take, what it would have been told is in the log. The file's format is in docs/FORMATS.md.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entmtp_local.errors import UsageError
+from entmtp_local.files import replace_file
+from entmtp_local.speculative.tree import Int32Array, TreeShape
+
+FORMAT, VERSION = "entmtp-local wide log", 1
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedText:
+    """One generated text and the trees drafted along it.
+
+    Args:
+        task: what kind of text it is.
+        n_prompt: tokens before it.
+        tokens: (n,) i32, everything generated, a token that ends the generation included.
+        ended: whether the last token is one that ends the generation.
+        entropies: (n,) f32, nats, of the target's distributions that the tokens were chosen from.
+        drafts: (n - 1, n_nodes) i32; row i was drafted with tokens[i] pending, which is its column 0.
+        logp: (n - 1, n_nodes) f32, the head's log-probability of each node given its parent.
+        head_entropies: (n - 1, n_nodes) f32, nats, of the head's distribution below each node; NaN at leaves.
+    """
+
+    task: str
+    n_prompt: int
+    tokens: Int32Array
+    ended: bool
+    entropies: Float32Array
+    drafts: Int32Array
+    logp: Float32Array
+    head_entropies: Float32Array
+
+
+_ARRAYS = ("tokens", "entropies", "drafts", "logp", "head_entropies")
+
+
+@dataclass(slots=True)
+class WideLog:
+    """Logged texts of one model at one temperature.
+
+    Args:
+        shape: of the trees.
+        about: what the texts were made with, JSON: at least "model" and "temp".
+    """
+
+    shape: TreeShape
+    about: dict[str, Any]
+    texts: list[LoggedText] = field(default_factory=list)
+
+    @property
+    def n_positions(self) -> int:
+        return sum(len(text.drafts) for text in self.texts)
+
+    def of_task(self, task: str) -> WideLog:
+        return WideLog(self.shape, self.about, [text for text in self.texts if text.task == task])
+
+    @property
+    def tasks(self) -> list[str]:
+        """In order of appearance."""
+        return list(dict.fromkeys(text.task for text in self.texts))
+
+    def save(self, path: Path) -> None:
+        """Write the log; an existing file is replaced when all is written."""
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "about": self.about,
+            "parents": self.shape.parents.tolist(),
+            "ranks": self.shape.ranks.tolist(),
+            "texts": [{"task": t.task, "n_prompt": t.n_prompt, "ended": t.ended} for t in self.texts],
+        }
+        arrays = {f"{name}_{i}": getattr(text, name) for i, text in enumerate(self.texts) for name in _ARRAYS}
+        with replace_file(path) as file:
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+
+    @staticmethod
+    def load(path: Path) -> WideLog:
+        """Raises: UsageError when there is no such file, or when it is not a log of this version."""
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                header = json.loads(str(content["header"]))
+                if header.get("format") != FORMAT or header.get("version") != VERSION:
+                    raise UsageError(
+                        f"{path} is not a wide log of version {VERSION}; write one with entmtp-local calibrate --log {path}."
+                    )
+                shape = TreeShape.from_parents(header["parents"], header["ranks"])
+                texts = [
+                    _checked(
+                        LoggedText(
+                            str(each["task"]),
+                            int(each["n_prompt"]),
+                            ended=bool(each["ended"]),
+                            **{name: content[f"{name}_{i}"] for name in _ARRAYS},
+                        ),
+                        shape,
+                    )
+                    for i, each in enumerate(header["texts"])
+                ]
+                return WideLog(shape, dict(header["about"]), texts)
+        except FileNotFoundError:
+            raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log {path}.") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"{path} is not a wide log, or a damaged one ({type(error).__name__}); "
+                f"write one with entmtp-local calibrate --log {path}."
+            ) from None
+
+
+def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
+    n, wide = len(text.tokens), (max(0, len(text.tokens) - 1), shape.n_nodes)
+    sizes: Sequence[tuple[Any, Any]] = (
+        (text.entropies.shape, (n,)),
+        (text.drafts.shape, wide),
+        (text.logp.shape, wide),
+        (text.head_entropies.shape, wide),
+    )
+    if n == 0 or any(found != expected for found, expected in sizes):
+        raise ValueError("arrays of other sizes than their text")
+    return text
