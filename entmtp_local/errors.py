@@ -25,3 +25,7 @@ class EngineError(EntMTPError):
 
 class ContextFullError(EntMTPError):
     """The tokens do not fit into the context."""
+
+
+class ProfileError(EntMTPError):
+    """A profile is missing, damaged, of another version, or of another model or device."""

@@ -22,6 +22,7 @@ from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.cost import SIZES, CostTable  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
+from entmtp_local.speculative.profile import Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
@@ -55,8 +56,8 @@ def main() -> None:
             # a user's session is about one thing: what is learnt begins anew with each workload
             policies = {name: parse_policy(name).within(session.limits) for name in options.policies}
             for policy in policies.values():
-                if policy.needs_costs:
-                    policy.measured(CostTable(costs))
+                if policy.needs_profile:
+                    policy.calibrated(Profile(CostTable(costs)))
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):
                 for name in turned(list(policies), i):

@@ -10,6 +10,7 @@ import numpy as np
 from entmtp_local.calibration.wide_log import LoggedText
 from entmtp_local.native.sampler import Sampler
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.profile import shape_of
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 # Chances by rank that are typical of MTP heads; they only decide which nodes are worth logging.
@@ -31,23 +32,6 @@ def likely_tree(n_nodes: int, depth: int, chances: Sequence[float] = _TYPICAL) -
             for rank, chance in enumerate(chances):
                 heapq.heappush(heap, (value * chance, (*path, rank)))
     return found
-
-
-def shape_of(paths: Sequence[tuple[int, ...]]) -> TreeShape:
-    """The tree that has these paths of ranks; every path's beginning is among them."""
-    ordered = sorted(paths, key=lambda path: (len(path), path))
-    place = {path: i for i, path in enumerate(ordered)}
-    return TreeShape.from_parents(
-        [place[path[:-1]] if path else -1 for path in ordered], [path[-1] if path else 0 for path in ordered]
-    )
-
-
-def paths_of(shape: TreeShape) -> list[tuple[int, ...]]:
-    """The path of ranks of each node, the root's () first."""
-    paths: list[tuple[int, ...]] = [()]
-    for parent, rank in zip(shape.parents[1:].tolist(), shape.ranks[1:].tolist(), strict=True):
-        paths.append((*paths[parent], rank))
-    return paths
 
 
 def wide_shape(depth: int, n_nodes: int = 96, n_beside: int = 3) -> TreeShape:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from entmtp_local.calibration.record import paths_of
 from entmtp_local.calibration.wide_log import LoggedText, WideLog
 from entmtp_local.engine import Stats, generate
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.profile import Profile, paths_of
 from entmtp_local.speculative.protocol import Limits, Policy
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
@@ -129,11 +129,11 @@ class Replayed:
         return self.n_tokens / max(1, sum(stats.n_steps for stats in self.stats))
 
 
-def replay(log: WideLog, policy: Policy, costs: CostTable) -> Replayed:
+def replay(log: WideLog, policy: Policy, profile: Profile) -> Replayed:
     """Decode every text of a log by a policy, which keeps what it learns from one text to the next."""
-    if policy.needs_costs:
-        policy.measured(costs)
-    engine = ReplayEngine(log, costs)
+    if policy.needs_profile:
+        policy.calibrated(profile)
+    engine = ReplayEngine(log, profile.costs)
     found = []
     for text in log.texts:
         if len(text.tokens) < 2:

@@ -22,6 +22,7 @@ from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 
@@ -272,8 +273,8 @@ def open_session(plan: Plan) -> Session:
 def ready_policy(plan: Plan, session: Session) -> Policy:
     """The policy as the session can follow it, with the costs that it wants to know."""
     policy = plan.policy.within(session.limits)
-    if policy.needs_costs:
-        policy.measured(CostTable(session.verification_seconds(SIZES)))
+    if policy.needs_profile:
+        policy.calibrated(Profile(CostTable(session.verification_seconds(SIZES))))
     return policy
 
 

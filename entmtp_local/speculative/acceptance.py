@@ -126,6 +126,18 @@ class AcceptanceModel:
         slope = rows.T @ (accepted - 1.0 / (1.0 + np.exp(-logits))) + _FORGET * (self._floor @ (self._prior - self.weights))
         self.weights = self.weights + np.linalg.solve(self._curvature, slope)
 
+    def fit(self, rows: FloatArray, accepted: FloatArray, n_iterations: int = 12) -> None:
+        """Fit to many nodes at once; what was learnt before is forgotten, and the prior counts as it does for `observe`."""
+        weights = self._prior
+        for _ in range(n_iterations):
+            logits = rows @ weights
+            p = 1.0 / (1.0 + np.exp(-logits))
+            # the bound's curvature makes every iteration a step down
+            size = np.maximum(np.abs(logits), 1e-3)
+            curvature = (rows * (np.tanh(size / 2) / (2 * size))[:, None]).T @ rows + self._floor
+            weights = weights + np.linalg.solve(curvature, rows.T @ (accepted - p) + self._floor @ (self._prior - weights))
+        self.weights = weights
+
     def as_json(self) -> dict[str, Any]:
         return {"features": list(self.features), "weights": self.weights.tolist()}
 

@@ -16,7 +16,7 @@ from typing import Any
 from entmtp_local.speculative.tree import TreeShape
 
 # Sizes of trees, the root included, that are measured and used: each has a graph of its own in the engine.
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 _OWN, _OTHERS = 0.1, 0.03  # weights of the newest step
 _LEVEL = 0.05
 # A step that was interrupted by something else says nothing of its size.

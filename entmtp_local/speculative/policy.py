@@ -8,9 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 from entmtp_local.errors import UsageError
+from entmtp_local.speculative.entmtp import SIGNALS, EntMTP
+from entmtp_local.speculative.entropy_chain import EntropyChain
+from entmtp_local.speculative.grown import MAX_NODES as MAX_GROWN
+from entmtp_local.speculative.grown import WAYS, GrownTree
+from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, StaticPolicy, chain
-from entmtp_local.speculative.throughput import Throughput
+from entmtp_local.speculative.throughput import VARIANTS, Throughput
 from entmtp_local.speculative.tree import TreeShape
 
 # The engine's LLAMA_ENTMTP_MAX_NODES, less the root.
@@ -19,7 +24,10 @@ MAX_DRAFTED = 255
 # The engine's LLAMA_ENTMTP_MAX_TOP, less the best.
 MAX_RANK = 63
 
-KNOWN = "off, throughput, chain:N (N from 1 to 255), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
+KNOWN = (
+    "off, throughput, chain:N (N from 1 to 255), entmtp, entropy-chain, medusa:N and hydra:N (N from 1 to 31), tree:narrow, "
+    "tree:wide, or tree:FILE.json with a list of parents"
+)
 
 
 def parse_policy(text: str) -> Policy:
@@ -30,8 +38,19 @@ def parse_policy(text: str) -> Policy:
     kind, _, argument = text.partition(":")
     if text == "off":
         return OFF
-    if text == Throughput.name:
-        return Throughput()
+    if kind == "throughput" and (argument in VARIANTS) and text != "throughput:":
+        return Throughput(argument)
+    if kind == "entmtp" and text != "entmtp:":
+        signal, _, task = argument.partition(":")
+        if signal in SIGNALS:
+            return EntMTP(signal, task or ALL)
+        return EntMTP(task=argument or ALL)
+    if kind == "entropy-chain" and text != "entropy-chain:":
+        return EntropyChain(argument or ALL)
+    if kind in WAYS:
+        number, _, task = argument.partition(":")
+        if re.fullmatch("[0-9]{1,2}", number) and 1 <= int(number) <= MAX_GROWN:
+            return GrownTree(kind, int(number), task or ALL)
     if kind == "chain" and re.fullmatch("[0-9]{1,3}", argument) and 1 <= int(argument) <= MAX_DRAFTED:
         return chain(int(argument))
     if kind == "tree":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 
@@ -142,8 +142,8 @@ class Policy(Protocol):
         ...
 
     @property
-    def needs_costs(self) -> bool:
-        """Whether `measured` wants to be called before the first step."""
+    def needs_profile(self) -> bool:
+        """Whether `calibrated` has to be called before the first step."""
         ...
 
     @property
@@ -151,8 +151,8 @@ class Policy(Protocol):
         """Whether `Evidence` is to have the entropy, which on some devices takes a look at a whole row."""
         ...
 
-    def measured(self, costs: CostTable) -> None:
-        """Take the costs of this device."""
+    def calibrated(self, profile: Profile) -> None:
+        """Take what was measured of this model on this device."""
         ...
 
     def plan(self, evidence: Evidence) -> TreeShape:

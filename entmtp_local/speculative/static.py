@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
@@ -28,14 +28,14 @@ class StaticPolicy:
         return self.shape
 
     @property
-    def needs_costs(self) -> bool:
+    def needs_profile(self) -> bool:
         return False
 
     @property
     def needs_entropy(self) -> bool:
         return False
 
-    def measured(self, costs: CostTable) -> None:
+    def calibrated(self, profile: Profile) -> None:
         pass
 
     def select(self, tree: DraftTree) -> DraftTree:

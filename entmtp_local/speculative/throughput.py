@@ -8,12 +8,16 @@ then, once the head has spoken, which of the drafted nodes to verify.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
-from entmtp_local.speculative.acceptance import AcceptanceModel, Context
-from entmtp_local.speculative.cost import SIZES, CostModel, CostTable
+from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
+from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.entropy import RunningEntropy
+from entmtp_local.speculative.profile import ALL, Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -28,20 +32,55 @@ _WEIGHT = 1 / 32  # weight of the newest step in the averages
 _MAX_SHAPES = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a variant of the policy looks at; the ablations show what each part brings.
+
+    Args:
+        extra: features of acceptance beyond what the head says.
+        constant: entropies are held constant, whatever they are.
+        learns: chances are calibrated; False takes the head's own word.
+        budget: nodes of every tree, in place of weighing what they cost; 0 weighs.
+    """
+
+    extra: tuple[str, ...] = ()
+    constant: bool = False
+    learns: bool = True
+    budget: int = 0
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "": Variant(),
+    "entropy": Variant(extra=("entropy", "running")),
+    "constant": Variant(extra=("entropy", "running"), constant=True),
+    "history": Variant(extra=("accepted",)),
+    "everything": Variant(extra=OPTIONAL),
+    "uncalibrated": Variant(learns=False),
+    "costless": Variant(budget=8),
+}
+
+
 class Throughput:
     """Draft a spine with siblings, verify those nodes whose chance exceeds what they cost.
 
     One object serves one model on one device: it learns from every step.
+
+    Args:
+        variant: a key of VARIANTS.
+        depth, width: levels that are drafted at most, and candidates of each.
     """
 
-    name = "throughput"
-    needs_costs = True
-    needs_entropy = False
+    needs_profile = True
 
-    def __init__(self, depth: int = DEPTH, width: int = WIDTH) -> None:
+    def __init__(self, variant: str = "", depth: int = DEPTH, width: int = WIDTH) -> None:
+        self.name = "throughput" + (f":{variant}" if variant else "")
+        self._variant_name, self._variant = variant, VARIANTS[variant]
+        self.needs_entropy = not self._variant.constant and bool({"entropy", "running"} & set(self._variant.extra))
         self._depth, self._width = depth, width
         self._plans = [ROOT_ONLY, *(TreeShape.comb(d, width) for d in range(1, depth + 1))]
-        self.acceptance = AcceptanceModel()
+        self.acceptance = AcceptanceModel(self._variant.extra)
+        self._running = RunningEntropy()
+        self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
         # [d]: tokens beyond their price that level d + 1 promised where it was drafted, on average, and how often one looked
@@ -78,17 +117,24 @@ class Throughput:
         width = self._width if limits.trees and limits.max_nodes >= self.max_nodes else 1
         if (depth, width) == (self._depth, self._width):
             return self
-        return Throughput(depth, width)
+        return Throughput(self._variant_name, depth, width)
 
-    def measured(self, costs: CostTable) -> None:
-        """Take the costs of the device; without them chains of three are drafted."""
-        self.cost = CostModel(costs)
+    def calibrated(self, profile: Profile) -> None:
+        """Take the costs of the device and what is known of acceptance; without them chains of three are drafted."""
+        self.cost = CostModel(profile.costs)
+        if ALL in profile.tasks and self._variant.learns:
+            self.acceptance.load(profile.tasks[ALL].acceptance)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
 
     def plan(self, evidence: Evidence) -> TreeShape:
         if self.cost is None:
             return chain(min(3, self._depth)).shape
         self.cost.at(evidence.n_past)
+        if self._variant.extra:
+            entropy = 1.0 if self._variant.constant or not self.needs_entropy else evidence.entropy
+            self._context = Context(entropy, self._running.add(entropy), self._accepted)
+        if self._variant.budget:
+            return self._plans[-1]
         self._n_steps += 1
         self._since += 1
         self._exploring = self._since >= _EXPLORE and self._saved >= self._price
@@ -132,8 +178,8 @@ class Throughput:
         expected = list(accumulate(values[node] for node in order))
         rate, seconds = self._rate, cost.seconds
         best = max(
-            (i for i, size in enumerate(cost.sizes) if size <= len(values)),
-            key=lambda i: expected[cost.sizes[i] - 1] - rate * seconds[i],
+            (i for i, size in enumerate(cost.sizes) if size <= (self._variant.budget or len(values))),
+            key=lambda i: expected[cost.sizes[i] - 1] - (0.0 if self._variant.budget else rate * seconds[i]),
         )
         self._kept = tuple(sorted(order[: cost.sizes[best]]))
         return self._subtree(tree, self._kept)
@@ -176,9 +222,10 @@ class Throughput:
         if n_levels and self._drafted_last:
             cost.observe_draft(n_levels, outcome.draft_seconds)
         self._drafted_last = n_levels > 0
+        self._accepted += 0.1 * (len(path) - 1 - self._accepted)
         self._tokens += _WEIGHT * (len(path) - self._tokens)
         self._seconds += _WEIGHT * (outcome.seconds - self._seconds)
-        if verified.logp is None or shape.n_nodes == 1:
+        if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns:
             return
         seen = [child for node in path for child in shape.children[node]]
         accepted = np.array([child in path for child in seen], dtype=np.float64)

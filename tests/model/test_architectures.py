@@ -13,6 +13,7 @@ from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
 PROMPT = [(11 * i) % 250 + 4 for i in range(30)]
@@ -57,9 +58,9 @@ def run(tiny: Path, kind: str, policy: str, n: int, copies: CopyDrafter | None =
     )
     with Session.open(options) as session, session.new_sampler(SamplingOptions(temp=0)) as sampler:
         chosen = chosen.within(session.limits)
-        if chosen.needs_costs:
+        if chosen.needs_profile:
             # nodes are so cheap that trees of all sizes are verified
-            chosen.measured(CostTable({size: 1e-3 * (1 + 0.02 * size) for size in SIZES}))
+            chosen.calibrated(Profile(CostTable({size: 1e-3 * (1 + 0.02 * size) for size in SIZES})))
         generation = generate(session, PROMPT, policy=chosen, sampler=sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "entmtp_local"
 ALLOWED = {
     "errors": set(),
     "files": set(),
-    "speculative": {"errors", "speculative"},
+    "speculative": {"errors", "files", "speculative"},
     "native": {"errors", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},

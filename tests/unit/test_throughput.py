@@ -22,6 +22,7 @@ import pytest
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostModel, CostTable
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
 from entmtp_local.speculative.throughput import Throughput
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -37,7 +38,7 @@ CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30
 
 def ready(costs: dict[int, float] = PROCESSOR, **values: int) -> Throughput:
     policy = Throughput(**values)
-    policy.measured(CostTable(costs))
+    policy.calibrated(Profile(CostTable(costs)))
     return policy
 
 
@@ -135,7 +136,7 @@ def test_it_is_at_least_as_fast_as_the_best_chain(costs: dict[int, float], chanc
     chains = [Simulation(costs, chance).rate(ready(costs), 1500, TreeShape.chain(0))]
     for depth in range(1, 9):
         fixed = Fixed()
-        fixed.measured(CostTable(costs))
+        fixed.calibrated(Profile(CostTable(costs)))
         chains.append(Simulation(costs, chance).rate(fixed, 1500, TreeShape.chain(depth)))
     assert ours > 0.97 * max(chains), (ours, chains)
 
@@ -222,7 +223,7 @@ def test_a_fit_is_kept_and_a_damaged_one_refused() -> None:
 
 def test_costs() -> None:
     cost = CostModel(CostTable(PROCESSOR))
-    assert cost.sizes == list(SIZES)
+    assert cost.sizes == sorted(PROCESSOR)
     # this context makes everything twice as dear, and one size was measured wrongly
     for i in range(600):
         size = (1, 2, 4, 8)[i % 4]
@@ -231,7 +232,7 @@ def test_costs() -> None:
     for size in (1, 4, 8):
         assert found[size] == pytest.approx(2 * PROCESSOR[size], rel=0.15)
     assert found[2] == pytest.approx(2.6 * PROCESSOR[2], rel=0.15)
-    assert all(found[size] > 1.5 * PROCESSOR[size] for size in SIZES)
+    assert all(found[size] > 1.5 * PROCESSOR[size] for size in PROCESSOR)
     before = list(cost.seconds)
     cost.observe_verify(4, 1.0)
     cost.observe_verify(5, 1e-3)
@@ -253,7 +254,7 @@ def test_it_stays_within_limits() -> None:
     assert policy.within(free) is policy
     chains = policy.within(replace(free, trees=False, max_depth=3))
     assert chains.max_depth == 3
-    chains.measured(CostTable(CARD))
+    chains.calibrated(Profile(CostTable(CARD)))
     assert chains.plan(EVIDENCE).is_chain and chains.plan(EVIDENCE).max_depth <= 3
     assert policy.within(replace(free, max_depth=0)).name == "off"
 

@@ -1,0 +1,267 @@
+"""What calibration found of one model on one device: costs of passes, and per task what was fitted on its logged texts.
+
+A versioned JSON file. docs/FORMATS.md describes it; another version, another model, device or build is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from entmtp_local.errors import ProfileError
+from entmtp_local.files import replace_file
+from entmtp_local.speculative.acceptance import AcceptanceModel
+from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.tree import TreeShape
+
+FORMAT, VERSION = "entmtp-local profile", 1
+#: The task that stands for all tasks together.
+ALL = "all"
+
+# A node of a tree as the ranks on its path from the root, whose own path is ().
+NodePath = tuple[int, ...]
+
+
+def shape_of(paths: Sequence[NodePath]) -> TreeShape:
+    """The tree that has these paths of ranks; every path's beginning is among them."""
+    ordered = sorted(paths, key=lambda path: (len(path), path))
+    place = {path: i for i, path in enumerate(ordered)}
+    return TreeShape.from_parents(
+        [place[path[:-1]] if path else -1 for path in ordered], [path[-1] if path else 0 for path in ordered]
+    )
+
+
+def paths_of(shape: TreeShape) -> list[NodePath]:
+    """The path of ranks of each node, the root's () first."""
+    paths: list[NodePath] = [()]
+    for parent, rank in zip(shape.parents[1:].tolist(), shape.ranks[1:].tolist(), strict=True):
+        paths.append((*paths[parent], rank))
+    return paths
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a profile's figures hold for.
+
+    Args:
+        model: fingerprint of the file, which covers its quantisation.
+        mtp_model: fingerprint of the file with the MTP head, where it is another one.
+        engine: source, patches and back end of the engine.
+        device: as the engine names it.
+        n_threads: of the CPU's part.
+        n_gpu_layers: None for all.
+        draft_vocab: None for auto, 0 for the whole vocabulary.
+    """
+
+    model: str
+    mtp_model: str | None
+    engine: str
+    device: str
+    n_threads: int
+    n_gpu_layers: int | None
+    draft_vocab: int | None
+
+    def difference(self, other: Key) -> str:
+        """What differs, in words; "" where nothing does."""
+        names = {
+            "mtp_model": "MTP model",
+            "n_threads": "threads",
+            "n_gpu_layers": "layers on the GPU",
+            "draft_vocab": "draft vocabulary",
+        }
+        found = [names.get(f.name, f.name) for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        return "another " + " and another ".join(found) if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSet:
+    """Trees to choose among by one running signal.
+
+    Args:
+        trees: by number of nodes, ascending.
+        edges: ascending values of the signal that separate its bins.
+        choice: (len(edges) + 1,) the tree of each bin, an index of `trees`.
+    """
+
+    trees: tuple[tuple[NodePath, ...], ...]
+    edges: tuple[float, ...]
+    choice: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFit:
+    """What was fitted on the logged texts of one task.
+
+    Args:
+        n_positions: logged.
+        n_texts: of them.
+        acceptance: of AcceptanceModel.as_json.
+        by_rank: [depth - 1][rank] share of candidates that were the text's own token, where the spine above was right.
+        entropy_edges: of log-entropy, quantiles of the positions.
+        gamma: of the bound 1 - sqrt(gamma H) on the acceptance of what a head of entropy H proposes.
+        chain_depth, chain_bound: of `entropy-chain`: levels to draft, and the bound below which a chain is cut.
+        medusa, hydra: paths in the order in which trees grow, by independent ranks and by measured gain.
+        sets: of `entmtp` by signal: "running" entropy, "path" value, "constant".
+    """
+
+    n_positions: int
+    n_texts: int
+    acceptance: Mapping[str, Any]
+    by_rank: tuple[tuple[float, ...], ...]
+    entropy_edges: tuple[float, ...]
+    gamma: float
+    chain_depth: int
+    chain_bound: float
+    medusa: tuple[NodePath, ...]
+    hydra: tuple[NodePath, ...]
+    sets: Mapping[str, TreeSet]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """See the module.
+
+    Args:
+        key: what it holds for; None for tables that were not measured here.
+        tasks: may be empty, and has ALL otherwise.
+        quick: whether a quick calibration wrote it.
+        measured: what full calibration decoded to check its choices: rows of a table for the report.
+    """
+
+    costs: CostTable
+    key: Key | None = None
+    tasks: Mapping[str, TaskFit] = field(default_factory=dict)
+    quick: bool = True
+    created: str = ""
+    measured: tuple[Mapping[str, Any], ...] = ()
+
+    def task(self, name: str) -> TaskFit:
+        """Raises: ProfileError where the task was not calibrated."""
+        if name not in self.tasks:
+            known = ", ".join(self.tasks) or "none"
+            raise ProfileError(
+                f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL --task {name} first."
+            )
+        return self.tasks[name]
+
+    def save(self, path: Path) -> None:
+        """Write it; an existing file is replaced when all is written."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": self.created,
+            "quick": self.quick,
+            "key": asdict(self.key) if self.key else None,
+            "costs": self.costs.as_json(),
+            "tasks": {name: asdict(fit) for name, fit in self.tasks.items()},
+            "measured": list(self.measured),
+        }
+        with replace_file(path) as file:
+            file.write(json.dumps(content, indent=1).encode())
+
+    @staticmethod
+    def load(path: Path, key: Key | None = None) -> Profile:
+        """Read a profile.
+
+        Args:
+            key: what it is to hold for; None takes any.
+        Raises: ProfileError when there is none, when it is damaged or of another version, or when it holds for something else.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ProfileError(f"there is no profile {path}; entmtp-local calibrate MODEL --out {path} writes one.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ProfileError(f"the profile {path} cannot be read ({type(error).__name__}); calibrate again.") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ProfileError(f"{path} is not a profile of this program; entmtp-local calibrate MODEL --out FILE writes one.")
+        if content.get("version") != VERSION:
+            raise ProfileError(f"the profile {path} is of version {content.get('version')}, not {VERSION}; calibrate again.")
+        try:
+            profile = _parse(content)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise ProfileError(f"the profile {path} is damaged ({error}); calibrate again.") from None
+        if key is not None and (profile.key is None or profile.key != key):
+            why = profile.key.difference(key) if profile.key else "no device of its own"
+            raise ProfileError(f"the profile {path} is of {why}; calibrate again.")
+        return profile
+
+
+def _parse(content: Mapping[str, Any]) -> Profile:
+    tasks = {str(name): _parse_task(each) for name, each in content["tasks"].items()}
+    if tasks and ALL not in tasks:
+        raise ValueError(f"it has tasks but not '{ALL}'")
+    return Profile(
+        costs=CostTable.from_json(content["costs"]),
+        key=_parse_key(content["key"]),
+        tasks=tasks,
+        quick=bool(content["quick"]),
+        created=str(content["created"]),
+        measured=tuple(dict(row) for row in content["measured"]),
+    )
+
+
+def _parse_key(content: Any) -> Key | None:
+    if content is None:
+        return None
+    key = Key(**content)
+    if not isinstance(key.model, str) or not isinstance(key.n_threads, int):
+        raise ValueError("its key is none")
+    return key
+
+
+def _parse_task(content: Mapping[str, Any]) -> TaskFit:
+    # refused here rather than at the first step
+    AcceptanceModel().load(content["acceptance"])
+    return TaskFit(
+        n_positions=int(content["n_positions"]),
+        n_texts=int(content["n_texts"]),
+        acceptance=dict(content["acceptance"]),
+        by_rank=tuple(tuple(_finite(value) for value in row) for row in content["by_rank"]),
+        entropy_edges=_edges(content["entropy_edges"]),
+        gamma=_finite(content["gamma"]),
+        chain_depth=int(content["chain_depth"]),
+        chain_bound=_finite(content["chain_bound"]),
+        medusa=_paths(content["medusa"]),
+        hydra=_paths(content["hydra"]),
+        sets={str(name): _parse_set(each) for name, each in content["sets"].items()},
+    )
+
+
+def _parse_set(content: Mapping[str, Any]) -> TreeSet:
+    found = TreeSet(
+        tuple(_paths(tree) for tree in content["trees"]),
+        _edges(content["edges"]),
+        tuple(int(index) for index in content["choice"]),
+    )
+    if len(found.choice) != len(found.edges) + 1 or not all(0 <= index < len(found.trees) for index in found.choice):
+        raise ValueError("a set of trees does not have a tree for every bin")
+    return found
+
+
+def _paths(content: Any) -> tuple[NodePath, ...]:
+    paths = tuple(tuple(int(rank) for rank in path) for path in content)
+    seen: set[NodePath] = set()
+    for path in paths:
+        if any(not 0 <= rank < 64 for rank in path) or path in seen or (path[:-1] not in seen if path else bool(seen)):
+            raise ValueError("paths of a tree that are none, or in the wrong order")
+        seen.add(path)
+    return paths
+
+
+def _edges(content: Any) -> tuple[float, ...]:
+    edges = tuple(_finite(value) for value in content)
+    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        raise ValueError("edges that do not ascend")
+    return edges
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a number that is none")
+    return number
