@@ -72,10 +72,10 @@ class Sampler:
         except BaseException:
             self.close()
             raise
-        # Where the chain begins with top-k, so many best tokens are all that it needs of a row.
-        k = options.top_k
+        # Where the chain begins with top-k, so many best tokens are all that it needs of a row; 0 = the whole row.
+        k = 1 if self.greedy else options.top_k
         changed = biases or options.penalizes or options.constrained
-        self._n_best = min(k, n_vocab) if 0 < k <= MAX_TOP and not changed else 0
+        self.n_best = min(k, n_vocab) if 0 < k <= MAX_TOP and not changed else 0
         self._best_ids = np.zeros(MAX_TOP, dtype=np.int32)
         self._best_logits = np.zeros(MAX_TOP, dtype=np.float32)
         self._best_addresses = (int(self._best_ids.ctypes.data), int(self._best_logits.ctypes.data))
@@ -101,7 +101,7 @@ class Sampler:
         Raises:
             EngineError: the row does not exist or holds NaN, or the grammar allows no token.
         """
-        if self._n_best:
+        if self.n_best:
             return self._sample_best(ctx, row)
         pointer = self._lib.llama_get_logits_ith(ctx, row)
         if not pointer:
@@ -109,7 +109,7 @@ class Sampler:
         return self.sample_logits(np.ctypeslib.as_array(pointer, shape=(self._n_vocab,)))
 
     def _sample_best(self, ctx: Any, row: int) -> int:
-        n = self._top_k(ctx, row, self._n_best, *self._best_addresses)
+        n = self._top_k(ctx, row, self.n_best, *self._best_addresses)
         if n <= 0:
             raise EngineError(_NO_NUMBERS)
         candidates = self._candidates
