@@ -24,7 +24,7 @@ from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
-from entmtp_local.native.sampler import Sampler
+from entmtp_local.native.sampler import NO_NUMBERS, Sampler
 from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
 from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
@@ -576,7 +576,7 @@ class Session:
         else:
             n = self._n_walked
         if n <= 0:
-            raise EngineError("the model computed NaN: its file is probably damaged, download it again.")
+            raise EngineError(NO_NUMBERS)
         return self._best[row]
 
     def _sample_with(self, sampler: TokenChooser) -> Callable[[int], int]:
