@@ -42,6 +42,7 @@ class Script:
     """Chooses given tokens, whatever the model's rows say."""
 
     greedy = False
+    n_best = 0
 
     def __init__(self, tokens: list[int]) -> None:
         self._tokens = tokens

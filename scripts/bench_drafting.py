@@ -3,13 +3,16 @@
 
 Arms, in turn, each after a verification of D + 1 nodes by the target, of which ACCEPTED drafted ones are kept:
 
-    stock    one MTP pass over all verified tokens, then D passes of one token with its full row of logits, from which a
-             top-10 sampler takes the next one: the calls of common/speculative.cpp, made from here
-    ours     the accepted tokens and all D levels in one call
-    ours N   the same with the first N tokens of the vocabulary to draft from (--vocab)
+    stock          one MTP pass over all verified tokens, then D passes of one token with its full row of logits, from which a
+                   top-10 sampler takes the next one: the calls of common/speculative.cpp, made from here
+    stock backend  the same with the top-10 in the graph, so that ten logits and their tokens come out instead of the row:
+                   --spec-draft-backend-sampling, which is llama.cpp's default
+    ours           the accepted tokens and all D levels in one call
+    ours N         the same with the first N tokens of the vocabulary to draft from (--vocab)
 
 Everything but the drafting is left out of the times; they are medians, and so are the ratios, which are of passes of the same
-turn. N is shown with the control tokens at the vocabulary's end. The last line is one JSON object.
+turn: the first to stock, the second to stock backend. N is shown with the control tokens at the vocabulary's end. The last line
+is one JSON object.
 
     .venv/bin/python scripts/bench_drafting.py [MODEL] [--levels 1 2 3 4 6 8] [--vocab 8192 32768]
 """
@@ -88,21 +91,32 @@ class Bench:
 
 
 class Stock:
-    """The passes of llama.cpp's own draft-mtp."""
+    """The passes of llama.cpp's own draft-mtp.
 
-    name = "stock"
+    Args:
+        backend: take the best tokens in the graph.
+    """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, *, backend: bool) -> None:
+        self.name = "stock backend" if backend else "stock"
         self._bench, self._llama = bench, bench.llama
         self._ctx = bench.mtp_context()
         self._memory = self._llama.llama_get_memory(self._ctx)
         self._batch = self._llama.llama_batch_init(64, 0, 1)
         self._pending = np.zeros(bench.n_embd, np.float32)
-        self._chain = self._llama.llama_sampler_chain_init(self._llama.llama_sampler_chain_default_params())
-        self._llama.llama_sampler_chain_add(self._chain, self._llama.llama_sampler_init_top_k(10))
+        self._chain = self._top_10()
         self._llama.llama_sampler_chain_add(self._chain, self._llama.llama_sampler_init_dist(1))
+        # a chain of its own: the one above is applied to what this one leaves, as in llama.cpp
+        self._in_graph = self._top_10() if backend else None
+        if backend and not self._llama.llama_set_sampler(self._ctx, SEQ, self._in_graph):
+            sys.exit("llama.cpp cannot sample drafts on this device")
         self._embeddings = bench.api.get_nextn
         self.seconds: list[float] = []
+
+    def _top_10(self) -> Any:
+        chain = self._llama.llama_sampler_chain_init(self._llama.llama_sampler_chain_default_params())
+        self._llama.llama_sampler_chain_add(chain, self._llama.llama_sampler_init_top_k(10))
+        return chain
 
     def _decode(self, tokens: Any, rows: Any, begin: int, *, output: bool) -> None:
         batch = self._batch
@@ -129,9 +143,13 @@ class Stock:
             token = self._llama.llama_sampler_sample(self._chain, self._ctx, 0)
             hidden = np.ctypeslib.as_array(self._embeddings(self._ctx), shape=(1, n_embd))[0].copy()
         self.seconds.append(perf_counter() - begin)
+        # where the graph does not take the best tokens, nothing says so but this
+        assert bool(self._llama.llama_get_sampled_logits_ith(self._ctx, 0)) == bool(self._in_graph)
         self._llama.llama_memory_seq_rm(self._memory, SEQ, n_past + n_kept, -1)
 
     def close(self) -> None:
+        self._llama.llama_set_sampler(self._ctx, SEQ, None)
+        self._llama.llama_sampler_free(self._in_graph)
         self._llama.llama_sampler_free(self._chain)
         self._llama.llama_batch_free(self._batch)
         self._llama.llama_free(self._ctx)
@@ -180,11 +198,15 @@ def measure(bench: Bench, arms: list[Any], levels: int, n_kept: int, repeats: in
         pending = int(bench.tokens(1)[0])
         for arm in arms if i % 2 == 0 else arms[::-1]:
             arm.run(verified, n_kept, pending, levels, n_past)
-    stock = arms[0].seconds[2:]
+
+    def ratio(arm: Any, stock: Any) -> float:
+        return statistics.median(a / b for a, b in zip(arm.seconds[2:], stock.seconds[2:], strict=True))
+
     return {
         arm.name: {
             "ms": statistics.median(arm.seconds[2:]) * 1e3,
-            "ratio": statistics.median(a / b for a, b in zip(arm.seconds[2:], stock, strict=True)),
+            "ratio": ratio(arm, arms[0]),
+            "ratio_backend": ratio(arm, arms[1]),
         }
         for arm in arms
     }
@@ -206,14 +228,15 @@ def main() -> None:
 
     n_ctx = 512 + len(options.levels) * (options.repeats + 3) * (options.accepted + 1) + 2 * max(options.levels)
     bench = Bench(options.model, options.threads, n_ctx, max(options.levels))
-    arms = [Stock(bench), Ours(bench), *(Ours(bench, n) for n in options.vocab)]
-    print(f"{options.model.name}, {options.threads} threads: ms of drafting per step (ratio to stock)")
+    arms = [Stock(bench, backend=False), Stock(bench, backend=True), Ours(bench), *(Ours(bench, n) for n in options.vocab)]
+    print(f"{options.model.name}, {options.threads} threads: ms of drafting per step (ratio to stock, to stock backend)")
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "accepted": options.accepted, "levels": {}}
     for levels in options.levels:
         row = measure(bench, arms, levels, options.accepted + 1, options.repeats)
         report["levels"][levels] = row
         print(
-            f"{levels:3d}" + "".join(f"   {name} {cell['ms']:8.3f} ({cell['ratio']:.3f})" for name, cell in row.items()),
+            f"{levels:3d}"
+            + "".join(f"   {name} {c['ms']:8.3f} ({c['ratio']:.3f}, {c['ratio_backend']:.3f})" for name, c in row.items()),
             flush=True,
         )
     for arm in arms:

@@ -46,6 +46,7 @@ class FakeSampler:
     """Counts what is asked of it; the script chooses the tokens."""
 
     greedy = False
+    n_best = 0
 
     def __init__(self, options: SamplingOptions) -> None:
         self.options = options

@@ -26,6 +26,7 @@ class _NoSampler:
     """The loop's sampler where the text is known."""
 
     greedy = True
+    n_best = 1
 
     def sample(self, ctx: object, row: int) -> int:
         raise NotImplementedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import re
 import sys
@@ -39,7 +40,7 @@ _MAX_CHOICES = 2_000
 
 _GRAMMAR_ROOT = b"root"
 
-_NO_NUMBERS = "the model computed NaN: its file is probably damaged, download it again."
+NO_NUMBERS = "the model computed NaN or infinity: its file is probably damaged, download it again."
 
 
 class Sampler:
@@ -72,10 +73,10 @@ class Sampler:
         except BaseException:
             self.close()
             raise
-        # Where the chain begins with top-k, so many best tokens are all that it needs of a row.
-        k = options.top_k
+        # Where the chain begins with top-k, so many best tokens are all that it needs of a row; 0 = the whole row.
+        k = 1 if self.greedy else options.top_k
         changed = biases or options.penalizes or options.constrained
-        self._n_best = min(k, n_vocab) if 0 < k <= MAX_TOP and not changed else 0
+        self.n_best = min(k, n_vocab) if 0 < k <= MAX_TOP and not changed else 0
         self._best_ids = np.zeros(MAX_TOP, dtype=np.int32)
         self._best_logits = np.zeros(MAX_TOP, dtype=np.float32)
         self._best_addresses = (int(self._best_ids.ctypes.data), int(self._best_logits.ctypes.data))
@@ -99,9 +100,9 @@ class Sampler:
             row: index as for llama_get_logits_ith.
         Returns: the token id; penalties, grammar and random numbers have advanced by one token.
         Raises:
-            EngineError: the row does not exist or holds NaN, or the grammar allows no token.
+            EngineError: the row does not exist or its maximum is not finite, or the grammar allows no token.
         """
-        if self._n_best:
+        if self.n_best:
             return self._sample_best(ctx, row)
         pointer = self._lib.llama_get_logits_ith(ctx, row)
         if not pointer:
@@ -109,9 +110,9 @@ class Sampler:
         return self.sample_logits(np.ctypeslib.as_array(pointer, shape=(self._n_vocab,)))
 
     def _sample_best(self, ctx: Any, row: int) -> int:
-        n = self._top_k(ctx, row, self._n_best, *self._best_addresses)
-        if n <= 0:
-            raise EngineError(_NO_NUMBERS)
+        n = self._top_k(ctx, row, self.n_best, *self._best_addresses)
+        if n <= 0 or not math.isfinite(self._best_logits[0]):
+            raise EngineError(NO_NUMBERS)
         candidates = self._candidates
         candidates["id"][:n] = self._best_ids[:n]
         candidates["logit"][:n] = self._best_logits[:n]
@@ -125,11 +126,11 @@ class Sampler:
         Args:
             logits: (n_vocab,) f32, not changed.
         """
+        # One NaN makes the maximum NaN. llama.cpp's samplers sort by it as if it were a number, and choose it or its neighbours.
+        if not math.isfinite(logits.max()):
+            raise EngineError(NO_NUMBERS)
         if self.greedy:
-            token = int(np.argmax(logits))
-            if np.isnan(logits[token]):
-                raise EngineError(_NO_NUMBERS)
-            return token
+            return int(np.argmax(logits))
         token = self._apply_chain(logits)
         if self._grammar is not None:
             if not self._grammar_allows(token):

@@ -24,7 +24,7 @@ from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
-from entmtp_local.native.sampler import Sampler
+from entmtp_local.native.sampler import NO_NUMBERS, Sampler
 from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
 from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
@@ -52,6 +52,9 @@ class SessionOptions:
     max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
     verbose: bool = False  # show llama.cpp's own log
+    # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
+    # On a CPU it would only be more work: rows are read in place there, and only those on the accepted path.
+    best_on_device: bool | None = None
 
     @property
     def max_tree(self) -> int:
@@ -125,6 +128,10 @@ class Session:
 
         self._n_ctx = options.n_ctx or info.n_ctx_train
         self.ctx = self._new_context(self.model, mtp=False)
+        self._best_on_device = options.best_on_device
+        if self._best_on_device is None:
+            # the output matrix is the first thing that goes to a GPU
+            self._best_on_device = bool(self._llama.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
         self._vocab_piece = ctypes.create_string_buffer(256)
         self._batch = self._llama.llama_batch_init(_N_BATCH, 0, 1)
         self._limits = self._open_drafter()
@@ -550,6 +557,9 @@ class Session:
 
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
         """The target's token at an output row; the arg-max never leaves the engine's own memory."""
+        if self._best_on_device:
+            # refused where a back end does not know the operator: rows are fetched there
+            self._api.set_top(self.ctx, sampler.n_best)
         if sampler.greedy:
             return self._arg_max
         return self._sample_with(sampler)
@@ -566,7 +576,7 @@ class Session:
         else:
             n = self._n_walked
         if n <= 0:
-            raise EngineError("the model computed NaN: its file is probably damaged, download it again.")
+            raise EngineError(NO_NUMBERS)
         return self._best[row]
 
     def _sample_with(self, sampler: TokenChooser) -> Callable[[int], int]:

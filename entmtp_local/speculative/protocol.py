@@ -30,6 +30,11 @@ class TokenChooser(Protocol):
         """The chosen token is the arg-max of the row, whatever came before."""
         ...
 
+    @property
+    def n_best(self) -> int:
+        """So many of a row's best tokens are all that it looks at; 0 = the whole row."""
+        ...
+
     def sample(self, ctx: object, row: int) -> int:
         """Choose the token after an output row and take it as part of the text."""
         ...

@@ -31,9 +31,10 @@ def test_drafting(shipped: Path) -> None:
     found = report("bench_drafting.py", shipped, "--levels", "1", "3", "--vocab", "1024", "--repeats", "2")
     assert set(found["levels"]) == {"1", "3"}
     for row in found["levels"].values():
-        (reduced,) = set(row) - {"stock", "ours"}
+        (reduced,) = set(row) - {"stock", "stock backend", "ours"}
         assert 1024 <= int(reduced.removeprefix("ours ")) < 8192
-        assert all(arm["ms"] > 0 for arm in row.values())
+        assert all(arm[value] > 0 for arm in row.values() for value in ("ms", "ratio", "ratio_backend"))
+        assert row["stock"]["ratio"] == row["stock backend"]["ratio_backend"] == 1
 
 
 def test_arms_on_every_workload(shipped: Path) -> None:

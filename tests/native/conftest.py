@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,48 @@ class Bench:
         rows = [self.feed([token]) for token in path]
         self.api.clear(self.ctx)
         return rows
+
+
+@lru_cache(maxsize=1)
+def _renamed_cpu() -> tuple[Any, ...]:
+    """ggml's CPU device under another back end's name, first its address, then what must outlive the models on it."""
+    lib = library.load().llama_cpp._lib
+    by_type, reg_of = lib.ggml_backend_dev_by_type, lib.ggml_backend_dev_backend_reg
+    by_type.restype = reg_of.restype = ctypes.c_void_p
+    by_type.argtypes, reg_of.argtypes = [ctypes.c_int], [ctypes.c_void_p]
+    cpu = by_type(0)
+    reg = reg_of(cpu)
+
+    def copy(address: int, n: int) -> Any:
+        return (ctypes.c_void_p * n).from_buffer_copy((ctypes.c_void_p * n).from_address(address))
+
+    name = ctypes.create_string_buffer(b"Other")
+    get_name = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda _: ctypes.addressof(name))
+    # struct ggml_backend_reg { int api_version; get_name, get_device_count, get_device, get_proc_address; void * context; }
+    reg_copy = copy(reg, 6)
+    reg_copy[1] = ctypes.cast(get_name, ctypes.c_void_p).value
+    # struct ggml_backend_device { 15 functions; ggml_backend_reg_t reg; void * context; }
+    device = copy(cpu, 17)
+    assert device[15] == reg, "the struct has changed"
+    device[15] = ctypes.addressof(reg_copy)
+    return (ctypes.c_void_p * 2)(ctypes.addressof(device), None), device, reg_copy, get_name, name
+
+
+@contextmanager
+def other_back_end() -> Iterator[None]:
+    """Models opened meanwhile lie on a device of a back end that knows neither trees nor the statistics of rows."""
+    llama = library.load()
+    defaults = llama.llama_model_default_params
+    devices = _renamed_cpu()[0]
+
+    def with_devices() -> Any:
+        params = defaults()
+        params.devices = ctypes.addressof(devices)
+        return params
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llama, "llama_model_default_params", with_devices)
+        yield
 
 
 @pytest.fixture

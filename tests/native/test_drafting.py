@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from native.conftest import SEQ, Bench, ints
+from native.conftest import SEQ, Bench, ints, other_back_end
 
 from entmtp_local.native import api as native
 
@@ -149,6 +149,21 @@ def test_a_tree_is_what_one_token_at_a_time_gives(drafter: Callable[..., DraftBe
     for path in ([0, 1, 5], [0, 2, 6, 9], [0, 3], [0, 1, 4, 7], [0, 1, 4, 8]):
         assert d.api.truncate(d.mtp, SEQ, before)
         check_path(d, draft, path, PARENTS, RANKS)
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_where_the_operator_is_not_known_the_host_reads_the_rows(drafter: Callable[..., DraftBench], kind: str) -> None:
+    parents, ranks = [-1, 0, 0, 0, 1, 1, 1, 4, 4, 4], [0, 0, 1, 2, 0, 1, 2, 0, 1, 2]
+    with other_back_end():
+        d = drafter(kind)
+    assert d.api.support(d.mtp, None, 0) == native.SUPPORT_CHAIN
+    before = d.n_past()
+    assert d.push([PENDING], [-1]) == 0
+    draft = d.draft(parents, ranks)
+    assert draft.code == 0
+    for path in ([0, 1, 4, 7], [0, 1, 4, 8], [0, 1, 4, 9], [0, 1, 5], [0, 1, 6], [0, 2], [0, 3]):
+        assert d.api.truncate(d.mtp, SEQ, before)
+        check_path(d, draft, path, parents, ranks)
 
 
 @pytest.mark.parametrize("kind", ["qwen35", "glm4moe"])
@@ -434,6 +449,15 @@ def test_statistics_that_cannot_be_had(bench: Open) -> None:
     b = bench("glm4moe")
     for k in (-1, native.MAX_TOP + 1):
         assert b.api.set_top(b.ctx, k) == native.INVALID
+    with other_back_end():
+        b = bench("glm4moe")
+    assert b.api.set_top(b.ctx, 1) == native.UNSUPPORTED
+    b.feed(PROMPT)
+    assert b.decode([70, 61], [-1, 0]) == 0
+    ids, logits = np.zeros(3, np.int32), np.zeros(3, np.float32)
+    assert b.api.row(b.ctx, 1, 1, ids.ctypes.data, logits.ctypes.data, None) == native.INVALID
+    assert b.api.top_k(b.ctx, 1, 3, ids.ctypes.data, logits.ctypes.data) == 3
+    assert ids.tolist() == np.argsort(-b.logits(1), kind="stable")[:3].tolist()
 
 
 def test_all_logits_at_once(bench: Open) -> None:

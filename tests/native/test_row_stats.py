@@ -73,6 +73,27 @@ def test_fewer_values_than_asked_for(ggml: Ggml) -> None:
     assert stats.entropy[0] == 0
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_a_row_without_numbers_has_no_tokens(ggml: Ggml, n_threads: int) -> None:
+    """And leaves the other rows alone."""
+    rows = np.random.default_rng(3).standard_normal((3, 9001)).astype(np.float32)
+    rows[1] = np.nan
+    stats = Stats(ggml, rows, 4, n_threads=n_threads)
+    assert stats.ids[1].tolist() == [0] * 4
+    assert stats.values[1].tolist() == [-np.inf] * 4
+    for i in (0, 2):
+        check(Stats(ggml, rows[[i]], 4), rows[[i]], 4)
+        np.testing.assert_array_equal(stats.ids[i], np.argsort(-rows[i], kind="stable")[:4])
+
+
+def test_infinity_is_the_best(ggml: Ggml) -> None:
+    rows = np.random.default_rng(4).standard_normal((1, 9001)).astype(np.float32)
+    rows[0, [7000, 40]] = np.inf
+    stats = Stats(ggml, rows, 3)
+    assert stats.ids[0, :2].tolist() == [40, 7000]
+    assert stats.values[0, :2].tolist() == [np.inf, np.inf]
+
+
 def test_two_pieces_of_a_longer_row(ggml: Ggml) -> None:
     rows: Any = np.zeros((1, 10), np.float32)
     rows[0, [2, 7]] = 5.0, 6.0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from entmtp_local.engine import generate
+from entmtp_local.native import library
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -22,11 +25,10 @@ ATOL = 0.03
 PROMPT = [(11 * i) % 250 + 4 for i in range(12)]
 
 
-def open_session(tiny: Path, kind: str, policy: str) -> Session:
+def open_session(tiny: Path, kind: str, policy: str, **values: Any) -> Session:
     chosen = parse_policy(policy)
-    return Session.open(
-        SessionOptions(tiny / f"{kind}.gguf", n_ctx=512, n_threads=2, max_depth=chosen.max_depth, max_nodes=chosen.max_nodes)
-    )
+    options = SessionOptions(tiny / f"{kind}.gguf", n_ctx=512, n_threads=2)
+    return Session.open(replace(options, max_depth=chosen.max_depth, max_nodes=chosen.max_nodes, **values))
 
 
 def sample(session: Session, policy: str, options: SamplingOptions, n: int) -> list[int]:
@@ -143,7 +145,7 @@ def test_the_best_tokens_of_a_row_give_what_the_whole_row_gives(tiny: Path, kind
             row = session.logits(-1)
             # of one row, from one state of the random numbers
             assert short.sample(session.ctx, -1) == whole.sample_logits(row)
-        assert short._n_best > 0
+        assert short.n_best > 0
 
 
 @pytest.mark.parametrize(
@@ -151,4 +153,69 @@ def test_the_best_tokens_of_a_row_give_what_the_whole_row_gives(tiny: Path, kind
 )
 def test_whole_rows_are_taken_where_the_best_tokens_do_not_tell(tiny: Path, values: dict[str, object]) -> None:
     with open_session(tiny, "glm4moe", "off") as session, session.new_sampler(SamplingOptions(**values)) as sampler:  # type: ignore[arg-type]
-        assert sampler._n_best == 0
+        assert sampler.n_best == 0
+
+
+# -- the best tokens of rows, found where the rows are computed: what a GPU does, here on the CPU
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        ("glm4moe", "tree:wide"),
+        ("mimo2", "tree:narrow"),
+        ("qwen35", "tree:wide"),
+        ("qwen3next", "tree:narrow"),
+        ("step35", "chain:3"),
+        ("nemotron_h_moe", "chain:3"),
+        ("llama", "off"),
+    ],
+)
+def test_where_the_best_tokens_are_found_changes_no_text(tiny: Path, kind: str, policy: str) -> None:
+    """Each sampler with the graphs of the others there."""
+    samplers = [
+        SamplingOptions(temp=0.0),
+        SamplingOptions(temp=0.9, seed=7),
+        SamplingOptions(temp=1.5, top_k=64, top_p=1.0, min_p=0.0, seed=8),
+        SamplingOptions(temp=0.9, repeat_penalty=1.3, seed=9),
+        SamplingOptions(temp=0.0),
+    ]
+    texts = []
+    for on_device in (False, True):
+        with open_session(tiny, kind, policy, best_on_device=on_device) as session:
+            texts.append([sample(session, policy, options, 40) for options in samplers])
+    assert texts[0] == texts[1]
+    assert texts[0][0] == texts[0][-1] != texts[0][1]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("values", [{"temp": 0.0}, {"temp": 0.9, "seed": 3}, {"temp": 0.9, "seed": 3, "top_k": 0}])
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_rows_are_read_only_where_they_are_needed(tiny: Path, kind: str, values: dict[str, Any], on_device: bool) -> None:
+    """The rows, which a CPU leaves where they are, are replaced after the pass: who reads them sees other tokens."""
+    options = SamplingOptions(**values)
+    with (
+        open_session(tiny, kind, "tree:narrow", n_gpu_layers=0, best_on_device=on_device) as session,
+        session.new_sampler(options) as sampler,
+        session.new_sampler(options) as twin,
+    ):
+        choose = session.chooser(sampler)
+        session.prefill(PROMPT, lambda: False)
+        session.start(int(session.logits(-1).argmax()))
+        session.verify(session.draft(parse_policy("tree:narrow").plan(None)))  # type: ignore[arg-type]
+        row = session.logits(0)
+        other = np.roll(row, 5)
+        held = session._llama.llama_get_logits_ith(session.ctx, 0)
+        np.ctypeslib.as_array(held, shape=(session.n_vocab,))[:] = other
+        assert choose(0) == twin.sample_logits(row if on_device and sampler.n_best else other)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "layers", "on_device"), [(False, None, False), (True, None, True), (True, 3, True), (True, 0, False)]
+)
+def test_best_tokens_are_found_on_the_device_where_rows_are_computed_on_a_gpu(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, layers: int | None, on_device: bool
+) -> None:
+    monkeypatch.setattr(library.load(), "llama_supports_gpu_offload", lambda: gpu)
+    with Session.open(SessionOptions(tiny / "llama.gguf", n_ctx=512, n_threads=2, n_gpu_layers=layers)) as session:
+        assert session._best_on_device is on_device

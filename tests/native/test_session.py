@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from native.conftest import other_back_end
 
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
@@ -304,6 +305,20 @@ def test_a_discarded_tree(tiny: Path, kind: str) -> None:
         session.discard()
         again, _ = run(session, [*PROMPT, *expected.tokens[:5]], "chain:3", 15)
         assert again.tokens == expected.tokens[5:]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "hy_v3"])
+def test_a_back_end_that_knows_no_trees_verifies_chains(tiny: Path, kind: str) -> None:
+    with open_session(tiny, kind, "chain:3", n_gpu_layers=0) as session:
+        expected, expected_drafts = run(session, PROMPT, "chain:3", 40)
+    with other_back_end(), open_session(tiny, kind, "chain:3", best_on_device=True) as session:
+        found, drafts = run(session, PROMPT, "chain:3", 40)
+        assert not session.limits.trees
+    assert found.tokens == expected.tokens
+    assert drafts == expected_drafts
+    with other_back_end(), open_session(tiny, kind, "tree:narrow") as session:
+        assert len(session.notices) == 1
+        assert session.notices[0].startswith("drafting chains instead of trees: ")
 
 
 def test_loading_can_be_stopped(tiny: Path) -> None:

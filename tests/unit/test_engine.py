@@ -101,6 +101,7 @@ class RandomEngine:
 
 class Sampler:
     greedy = True
+    n_best = 1
 
     def __init__(self) -> None:
         self.resets = 0
