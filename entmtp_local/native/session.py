@@ -546,6 +546,11 @@ class Session:
 
     def entropy(self, row: int) -> float:
         """Entropy of the target's distribution at an output row of the last pass, nats; row -1 is the prompt's last."""
+        if self._best_on_device and row >= 0:
+            # known already, if the row's best tokens were looked for there
+            found = ctypes.c_float()
+            if self._api.row(self.ctx, row, 0, None, None, ctypes.addressof(found)) >= 0:
+                return found.value
         return row_entropy(self._row(row))
 
     def _row(self, row: int) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.tree import TreeShape
 
 GREEDY = SamplingOptions(temp=0)
 KINDS = ["glm4moe", "mimo2", "qwen35", "step35", "gemma4"]
@@ -331,3 +332,19 @@ def test_a_path_that_is_not_utf8(tiny: Path, tmp_path: Path) -> None:
     path.write_bytes((tiny / "llama.gguf").read_bytes())
     with Session.open(SessionOptions(path)) as session:
         assert session.n_vocab > 0
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_entropy_of_a_row(tiny: Path, on_device: bool) -> None:
+    options = SessionOptions(tiny / "qwen35.gguf", n_ctx=256, max_depth=3, max_nodes=3, best_on_device=on_device)
+    with Session.open(options) as session, session.new_sampler(SamplingOptions(temp=0)) as sampler:
+        session.prefill([1, 2, 3, 4], lambda: False)
+        session.chooser(sampler)
+        for row in (-1, 0, 2):
+            if row == 0:
+                session.start(5)
+                session.verify(session.draft(TreeShape.chain(3)))
+            logits = session.logits(row).astype(np.float64)
+            p = np.exp(logits - logits.max())
+            p /= p.sum()
+            assert session.entropy(row) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-4)
