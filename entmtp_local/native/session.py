@@ -11,6 +11,7 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -511,31 +512,59 @@ class Session:
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
-    def verification_seconds(self, sizes: Sequence[int], limit: float = 3.0) -> dict[int, float]:
-        """Seconds that chains of so many nodes take to verify, the least of some passes. The session is empty afterwards.
+    def verification_seconds(self, sizes: Sequence[int], limit: float = 3.0, *, keep: bool = False) -> dict[int, float]:
+        """Seconds that chains of so many nodes take to verify, the least of some passes.
 
         Args:
             sizes: nodes, the root included; those that do not fit are left out.
             limit: seconds after which no more is measured than what one and four nodes take.
+            keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
         """
-        self.clear()
+        if not keep:
+            self.clear()
         found: dict[int, float] = {}
         end = perf_counter() + limit
         for size in sorted(sizes, key=lambda size: (size not in (1, 4), size)):
-            if size > min(self._limits.max_nodes + 1, self._n_ctx) or (size not in (1, 4) and perf_counter() > end):
+            if size > min(self._limits.max_nodes + 1, self._n_ctx - self.n_past) or (size not in (1, 4) and perf_counter() > end):
                 continue
             tree = DraftTree(TreeShape.chain(size - 1), (0,) * size)
-            taken: list[float] = []
-            # the first pass of a size builds its graph; where passes take long, that is little of them
-            while len(taken) < 4 and (not taken or perf_counter() < end):
-                begin = perf_counter()
-                self.verify(tree)
-                self._llama.llama_synchronize(self.ctx)
-                taken.append(perf_counter() - begin)
-                self.discard()
-            found[size] = min(taken[1:] or taken)
+
+            found[size] = self._least_seconds(partial(self._verify_now, tree), self.discard, end)
+        if not keep:
+            self.clear()
+        return found
+
+    def _verify_now(self, tree: DraftTree) -> None:
+        self.verify(tree)
+        self._llama.llama_synchronize(self.ctx)
+
+    def draft_seconds(self, shapes: Sequence[TreeShape], limit: float = 3.0) -> list[float]:
+        """Seconds that drafting each shape takes, the least of some drafts. The session is empty afterwards."""
+        self.clear()
+        self.prefill([0], lambda: False)
+        self.start(0)
+        root = DraftTree(ROOT_ONLY, (0,))
+
+        def advance() -> None:
+            # a draft needs a token that the head has not seen
+            self.verify(root)
+            self.commit(root, (0,))
+            self.follow(root, (0,), 0)
+
+        end = perf_counter() + limit
+        found = [self._least_seconds(partial(self.draft, shape), advance, end) for shape in shapes]
         self.clear()
         return found
+
+    def _least_seconds(self, work: Callable[[], object], undo: Callable[[], None], end: float) -> float:
+        """The least of some runs. The first one builds a graph; where runs take long, that is little of them."""
+        taken: list[float] = []
+        while len(taken) < 4 and (not taken or perf_counter() < end):
+            begin = perf_counter()
+            work()
+            taken.append(perf_counter() - begin)
+            undo()
+        return min(taken[1:] or taken)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.

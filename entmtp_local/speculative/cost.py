@@ -19,6 +19,8 @@ from entmtp_local.speculative.tree import TreeShape
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 _OWN, _OTHERS = 0.1, 0.03  # weights of the newest step
 _LEVEL = 0.05
+# A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
+_STEEPEST = 1.3
 # A step that was interrupted by something else says nothing of its size.
 _MOST = 3.0
 
@@ -103,6 +105,8 @@ class CostModel:
     def __init__(self, table: CostTable) -> None:
         self.sizes = [size for size in sorted(table.verify) if size in SIZES]
         self._base = [table.verify[size] for size in self.sizes]
+        for i in range(len(self._base) - 2, -1, -1):
+            self._base[i] = min(self._base[i], _STEEPEST * self._base[i + 1])
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self.level_seconds = table.level[1] if table.level else 0.0

@@ -241,6 +241,11 @@ def test_costs() -> None:
     assert cost.level_seconds == 2e-3
 
 
+def test_an_interruption_while_measuring_is_no_cost() -> None:
+    cost = CostModel(CostTable({1: 20e-3, 2: 36e-3, 3: 3.3, 4: 39e-3}))
+    assert cost.seconds == pytest.approx([20e-3, 36e-3, 1.3 * 39e-3, 39e-3])
+
+
 def test_only_measured_sizes_are_verified() -> None:
     policy = ready({1: 1.0, 4: 1.1, 6: 50.0})
     shape = TreeShape.comb(8, 3)

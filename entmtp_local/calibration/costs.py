@@ -1,0 +1,69 @@
+"""Measures what passes cost on this device, in seconds of a session that is idle otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from time import perf_counter
+
+from entmtp_local.errors import UsageError
+from entmtp_local.native.session import Session
+from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.tree import TreeShape
+
+# Two chains, and a tree of which every level continues three nodes: what a level and what a wide one take.
+_WIDE = 3
+
+
+def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
+    """Measure a table. The session is empty afterwards.
+
+    Args:
+        sizes: nodes of verifications, the root included.
+        limit: seconds that verifications may take, roughly; where passes are slow, fewer sizes are measured.
+        n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
+        stop: polled between passes; what is measured then is of no use.
+    """
+    verify = session.verification_seconds(sizes, limit)
+    per_token = 0.0
+    n_long = min(n_long, session.n_ctx - 2 * max(sizes))
+    if n_long > 0 and not stop():
+        begin = perf_counter()
+        session.prefill([0] * n_long, lambda: stop() or perf_counter() - begin > limit)
+        if session.n_past > 0:
+            taken = session.verification_seconds((1,), limit, keep=True)[1]
+            per_token = max(0.0, (taken - verify[1]) / session.n_past)
+        session.clear()
+    depth = session.limits.max_depth
+    if depth == 0 or stop():
+        return CostTable(verify, per_token)
+    shapes = {"one": TreeShape.chain(1), "deep": TreeShape.chain(min(depth, 5))}
+    if session.drafts_trees and depth >= 3:
+        # three chains side by side
+        shapes["wide"] = TreeShape.from_parents([-1, 0, 0, 0, *range(1, 1 + _WIDE * (min(depth, 5) - 1))])
+    seconds = dict(zip(shapes, session.draft_seconds(list(shapes.values())), strict=True))
+    n_more = shapes["deep"].max_depth - 1
+    one = max(1e-6, (seconds["deep"] - seconds["one"]) / n_more) if n_more else seconds["one"]
+    level = {1: one}
+    if "wide" in seconds and n_more:
+        level[_WIDE] = max(one, (seconds["wide"] - seconds["one"]) / n_more)
+    return CostTable(verify, per_token, max(0.0, seconds["one"] - one), level)
+
+
+def shipped_tables() -> list[str]:
+    """Names of the tables that come with the program."""
+    return sorted(file.name.removesuffix(".json") for file in files(__package__).joinpath("tables").iterdir())
+
+
+def load_table(name: str) -> CostTable:
+    """A shipped table, or the costs of a profile.
+
+    Raises: UsageError where there is no table of that name, ProfileError for a file that is no profile.
+    """
+    if name in shipped_tables():
+        return Profile.load(Path(str(files(__package__).joinpath("tables").joinpath(f"{name}.json")))).costs
+    if Path(name).exists():
+        return Profile.load(Path(name)).costs
+    raise UsageError(f"there are no costs '{name}': name a profile, or one of {', '.join(shipped_tables())}.")
