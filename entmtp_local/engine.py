@@ -16,7 +16,7 @@ from entmtp_local.speculative.copying import NO_COPY, CopyDrafter, chain_of, mer
 from entmtp_local.speculative.protocol import Evidence, Outcome, Policy, SpeculativeEngine, TokenChooser
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
-from entmtp_local.speculative.verify import accept
+from entmtp_local.speculative.verify import STRICT, AcceptanceRule, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,7 @@ class Generation:
         engine: SpeculativeEngine,
         prompt: Sequence[int],
         policy: Policy,
+        rule: AcceptanceRule,
         sampler: TokenChooser,
         max_tokens: int,
         stop: Callable[[], bool],
@@ -154,6 +155,9 @@ class Generation:
         self._engine = engine
         self._prompt = list(prompt)
         self.policy = policy.within(engine.limits)
+        # for such a sampler an engine may look at no rows but those that the arg-max leads to
+        assert rule.lossless or not sampler.greedy, "a sampler that takes the arg-max goes with strict acceptance"
+        self.rule = rule
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._stop = stop
@@ -176,6 +180,8 @@ class Generation:
         self._sampler.reset()
         self._sampler.prime(self._prompt)
         choose = engine.chooser(self._sampler)
+        target = Target(choose, self._sampler.take, engine.rows(self._sampler), engine.is_eog)
+        accept = self.rule.accept
 
         begin = clock()
         stats.n_prefilled = engine.prefill(self._prompt, self._stop)
@@ -213,7 +219,7 @@ class Generation:
             engine.verify(tree)
             t3 = clock()
             try:
-                accepted = accept(tree, choose, engine.is_eog, self._max_tokens - len(self.tokens))
+                accepted = accept(tree, target, self._max_tokens - len(self.tokens))
                 if watched:
                     entropy = engine.entropy(accepted.path[-1])
             except BaseException:
@@ -282,6 +288,7 @@ def generate(
     prompt: Sequence[int],
     *,
     policy: Policy = OFF,
+    rule: AcceptanceRule = STRICT,
     sampler: TokenChooser,
     max_tokens: int,
     stop: Callable[[], bool] | None = None,
@@ -294,6 +301,7 @@ def generate(
         engine: a Session, or anything else that satisfies the protocol.
         prompt: token ids; what the engine already holds of them is not computed again.
         policy: what to draft; reduced to what the engine can verify.
+        rule: which drafted tokens are accepted; any but a lossless one changes the distribution of the text.
         sampler: chooses the target's tokens.
         max_tokens: tokens to generate at most.
         stop: polled between passes; True ends the generation with finish_reason "interrupted".
@@ -301,4 +309,4 @@ def generate(
         clock: seconds; an engine that only replays what was logged has a time of its own.
     Returns: a Generation to iterate over.
     """
-    return Generation(engine, prompt, policy, sampler, max_tokens, stop or (lambda: False), copies, clock)
+    return Generation(engine, prompt, policy, rule, sampler, max_tokens, stop or (lambda: False), copies, clock)

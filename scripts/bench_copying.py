@@ -54,6 +54,12 @@ class Script:
     def reset(self) -> None:
         self._i = 0
 
+    def take(self, token: int) -> None:
+        raise NotImplementedError
+
+    def biased(self, row: Any) -> Any:
+        return row
+
     def prime(self, tokens: object) -> None:
         pass
 

@@ -2,9 +2,10 @@
 """Policies against each other and against plain decoding, on each workload: real decoding, the arms taking turns at every prompt.
 
 One session serves all arms, so that they differ in nothing else; policies that learn keep what they learnt from one prompt to the
-next. `off` here verifies the pending token alone, in the same session. The last line is one JSON object.
+next. `off` here verifies the pending token alone, in the same session. The last line is one JSON object. All arms of a run accept
+by one rule: figures of typical acceptance, which changes the text's distribution, do not belong beside those of strict.
 
-    .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:1 chain:2 chain:3 throughput] [--temp 0.8]
+    .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 throughput] [--temp 0.8] [--acceptance typical]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from entmtp_local.speculative.cost import SIZES, CostTable  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.profile import Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
+from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, parse_acceptance  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
@@ -34,10 +36,12 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=["off", "chain:1", "chain:2", "chain:3", "chain:4", "throughput"])
     parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
+    parser.add_argument("--acceptance", choices=ACCEPTANCES, default=STRICT.name)
     parser.add_argument("-n", type=positive, default=128, help="tokens of each answer, at most")
     parser.add_argument("--threads", type=int, default=physical_cores())
     options = parser.parse_args()
 
+    rule = parse_acceptance(options.acceptance, SamplingOptions(temp=options.temp))
     policies = {name: parse_policy(name) for name in options.policies}
     settings = SessionOptions(
         options.model,
@@ -46,7 +50,10 @@ def main() -> None:
         max_depth=max(policy.max_depth for policy in policies.values()),
         max_nodes=max(policy.max_nodes for policy in policies.values()),
     )
-    report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp, "workloads": {}}
+    report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp}
+    report |= {"acceptance": rule.name, "lossless": rule.lossless, "workloads": {}}
+    if not rule.lossless:
+        print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
     with Session.open(settings) as session:
         costs = session.verification_seconds(SIZES)
         report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in costs.items()}
@@ -62,7 +69,7 @@ def main() -> None:
             for i, ids in enumerate(prompts):
                 for name in turned(list(policies), i):
                     sampling = SamplingOptions(temp=options.temp, seed=i)
-                    stats[name].append(answer(session, ids, policies[name], sampling, options.n))
+                    stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule))
             rows: dict[str, dict[str, float]] = {}
             for name, some in stats.items():
                 rows[name] = {

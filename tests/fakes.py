@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from entmtp_local.cli import chat, info, options
@@ -52,9 +54,16 @@ class FakeSampler:
         self.options = options
         self.seed = options.seed
         self.closed = False
+        self.taken: list[int] = []
 
     def sample(self, ctx: object, row: int) -> int:
         raise AssertionError("the fake session chooses by itself")
+
+    def take(self, token: int) -> None:
+        self.taken.append(token)
+
+    def biased(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return row
 
     def prime(self, tokens: Sequence[int]) -> None: ...
 
@@ -164,9 +173,21 @@ class FakeSession:
     def chooser(self, sampler: object) -> Callable[[int], int]:
         return self._choose
 
+    def rows(self, sampler: object) -> Callable[[int], npt.NDArray[np.float32]]:
+        return self._row
+
+    def _row(self, row: int) -> npt.NDArray[np.float32]:
+        """The script's token is nearly certain."""
+        logits = np.zeros(N_VOCAB, dtype=np.float32)
+        logits[self._next(row)] = 20
+        return logits
+
     def _choose(self, row: int) -> int:
         if self._on_token is not None:
             self._on_token(self._n_emitted)
+        return self._next(row)
+
+    def _next(self, row: int) -> int:
         depth = 0 if row < 0 or self._tree is None else int(self._tree.shape.depths[row]) + 1
         return self._answer[self._n_emitted + depth]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from entmtp_local.calibration.wide_log import LoggedText, WideLog
 from entmtp_local.engine import Stats, generate
@@ -29,6 +30,12 @@ class _NoSampler:
     n_best = 1
 
     def sample(self, ctx: object, row: int) -> int:
+        raise NotImplementedError
+
+    def take(self, token: int) -> None:
+        raise NotImplementedError
+
+    def biased(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         raise NotImplementedError
 
     def reset(self) -> None: ...
@@ -68,6 +75,12 @@ class ReplayEngine:
 
     def _choose(self, row: int) -> int:
         return int(self._tokens[0] if row < 0 else self._tokens[self._at + self._depths[row] + 1])
+
+    def rows(self, sampler: object) -> Callable[[int], npt.NDArray[np.float32]]:
+        return self._no_row
+
+    def _no_row(self, row: int) -> npt.NDArray[np.float32]:
+        raise NotImplementedError("the log has no rows: only strict acceptance can be replayed")
 
     def start(self, pending: int) -> None: ...
 

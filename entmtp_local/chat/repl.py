@@ -20,6 +20,7 @@ from entmtp_local.native.session import Session
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.verify import AcceptanceRule
 
 PROMPT = "> "
 
@@ -94,6 +95,7 @@ class Repl:
         session: the open session.
         conversation: an empty conversation over the session's vocabulary.
         policy: what to draft.
+        rule: which drafted tokens are accepted.
         sampling: a seed of None draws one for each answer.
         max_tokens: most tokens of an answer; None ends with the model's own end or a full context.
         stop_texts: the answer ends before the first of these.
@@ -106,6 +108,7 @@ class Repl:
         session: Session,
         conversation: Conversation,
         policy: Policy,
+        rule: AcceptanceRule,
         sampling: SamplingOptions,
         max_tokens: int | None,
         stop_texts: tuple[str, ...],
@@ -115,6 +118,7 @@ class Repl:
         self._session = session
         self._conversation = conversation
         self._policy = policy
+        self._rule = rule
         self._sampling = sampling
         self._max_tokens = max_tokens
         self._stop_texts = stop_texts
@@ -203,6 +207,7 @@ class Repl:
                 self._session,
                 prompt.ids,
                 policy=self._policy,
+                rule=self._rule,
                 sampler=sampler,
                 max_tokens=self._max_tokens or n_ctx,
                 stop=lambda: interrupt() or text.stopped,
@@ -234,7 +239,7 @@ class Repl:
         elif generation.finish_reason == "length":
             self._terminal.note(f"(cut after -n {self._max_tokens} tokens)")
         if self._terminal.show_stats:
-            self._terminal.note(stats_line(generation.stats))
+            self._terminal.note(stats_line(generation.stats, generation.rule))
 
     def _fail(self, sentence: str) -> None:
         self._failed = True

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from entmtp_local.engine import Stats
+from entmtp_local.speculative.verify import STRICT, AcceptanceRule
 
 # Models can generate escape sequences; a terminal would obey them. Tab and newline stay.
 _CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
@@ -72,11 +73,13 @@ def without_control(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def stats_line(stats: Stats) -> str:
-    """One line of figures: rate, tokens per step, and the share of drafted tokens that was accepted."""
+def stats_line(stats: Stats, rule: AcceptanceRule = STRICT) -> str:
+    """One line of figures: rate, tokens per step, the share of drafts that was accepted; a rule that is not lossless is named."""
     parts = [f"{stats.n_generated} tokens", f"{stats.tokens_per_second:.1f} t/s"]
     if stats.n_nodes:
         parts += [f"{stats.tokens_per_step:.2f} tokens/step", f"{100 * stats.acceptance:.0f} % of drafts accepted"]
+    if not rule.lossless:
+        parts.append(f"{rule.name} acceptance: not the model's own distribution")
     return "[" + ", ".join(parts) + "]"
 
 

@@ -46,6 +46,7 @@ def chat(model: str | None, **shared: Any) -> None:
             session=session,
             conversation=conversation,
             policy=ready_policy(plan, session),
+            rule=plan.rule,
             sampling=plan.sampling,
             max_tokens=options.max_tokens,
             stop_texts=template.stop_texts,

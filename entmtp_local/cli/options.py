@@ -25,6 +25,7 @@ from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
+from entmtp_local.speculative.verify import ACCEPTANCES, AcceptanceRule, Strict, parse_acceptance
 
 DEFAULT_N_CTX = 4096
 
@@ -53,6 +54,7 @@ class Options:
     mtp_model: Path | None = None
     draft_vocab: int | None = None
     copy: bool = True
+    acceptance: str = Strict.name
     verbose: bool = False
     debug: bool = False
     max_tokens: int | None = None
@@ -76,6 +78,7 @@ class Plan:
     Args:
         info: of the model's file.
         policy: what to draft.
+        rule: which drafted tokens are accepted.
         sampling: the model's defaults, overridden by the command line.
         session: how to load it.
         notices: sentences the user should see once.
@@ -83,6 +86,7 @@ class Plan:
 
     info: ModelInfo
     policy: Policy
+    rule: AcceptanceRule
     sampling: SamplingOptions
     session: SessionOptions
     notices: tuple[str, ...]
@@ -159,6 +163,13 @@ _MODEL_OPTIONS = (
         default=True,
         help="Beside the policy's drafts, draft what followed the last tokens where they stood earlier. Default: --copy.",
     ),
+    click.option(
+        "--acceptance",
+        type=click.Choice(ACCEPTANCES),
+        default=Strict.name,
+        help="Which drafted tokens are kept: strict, those that the sampler chooses itself; typical, all that the model finds "
+        "probable enough, which changes the distribution of the text. Default: strict.",
+    ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's own log and the figures of each answer."),
     click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
 )
@@ -229,10 +240,15 @@ def prepare(options: Options) -> Plan:
         check_pair(info, sidecar)
     policy = parse_policy(default_policy(info, sidecar or info) if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
+    rule = parse_acceptance(options.acceptance, sampling)
     check_grammar(sampling)
     n_ctx = options.n_ctx or default_n_ctx(info)
     check_memory(info, sidecar, n_ctx, policy, options.n_gpu_layers)
     notices = []
+    if not rule.lossless:
+        notices.append("typical acceptance: the output distribution is changed, the text is no longer the model's own.")
+    elif options.acceptance != rule.name:
+        notices.append("at temperature 0 typical acceptance is the same as strict acceptance, which is used.")
     if info.n_ctx_train and n_ctx > info.n_ctx_train:
         notices.append(
             f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
@@ -249,7 +265,7 @@ def prepare(options: Options) -> Plan:
         draft_vocab=options.draft_vocab,
         verbose=options.verbose,
     )
-    return Plan(info, policy, sampling, session, tuple(notices))
+    return Plan(info, policy, rule, sampling, session, tuple(notices))
 
 
 def open_session(plan: Plan) -> Session:

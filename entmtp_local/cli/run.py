@@ -83,6 +83,7 @@ def _complete(plan: Plan, prompt: str, options: Options, *, as_json: bool) -> in
                 session,
                 ids,
                 policy=ready_policy(plan, session),
+                rule=plan.rule,
                 sampler=sampler,
                 max_tokens=options.max_tokens or session.n_ctx,
                 stop=interrupt,
@@ -113,6 +114,8 @@ def _as_json(
         "seed": seed,
         "policy": generation.policy.name,
         "policy_requested": plan.policy.name,
+        "acceptance": generation.rule.name,
+        "lossless": generation.rule.lossless,
         "draft_vocab": session.n_draft_vocab,
         "model": str(plan.session.model_path),
         "mtp_model": str(plan.session.mtp_path) if plan.session.mtp_path else None,
@@ -129,7 +132,7 @@ def _end(generation: Generation, text: str, n_ctx: int, options: Options) -> Non
     if generation.finish_reason == "context":
         _note(f"the text was cut: the context of {n_ctx} tokens is full; use a larger -c.")
     if sys.stderr.isatty() or options.verbose:
-        _note(stats_line(generation.stats))
+        _note(stats_line(generation.stats, generation.rule))
 
 
 def _write(text: str) -> None:

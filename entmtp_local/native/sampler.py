@@ -64,6 +64,8 @@ class Sampler:
         self._chain: Any = None
         self._grammar: Any = None
         biases = self._biases()
+        self._biased_ids = np.array([token for token, _ in biases], dtype=np.intp)
+        self._bias = np.array([bias for _, bias in biases], dtype=np.float32)
         # Suppressed tokens change the row as a bias does, whatever the user asked for.
         self.greedy = options.greedy and not biases
         try:
@@ -132,15 +134,33 @@ class Sampler:
         if self.greedy:
             return int(np.argmax(logits))
         token = self._apply_chain(logits)
-        if self._grammar is not None:
+        if self._grammar is not None and not self._grammar_allows(token):
+            token = self._apply_chain(logits, grammar_first=True)
+            # Accepting a refused token would abort the process inside libllama.
             if not self._grammar_allows(token):
-                token = self._apply_chain(logits, grammar_first=True)
-                # Accepting a refused token would abort the process inside libllama.
-                if not self._grammar_allows(token):
-                    raise EngineError("the grammar allows no token of this model's vocabulary at this point of the text.")
-            self._lib.llama_sampler_accept(self._grammar, token)
-        self._lib.llama_sampler_accept(self._chain, token)
+                raise EngineError("the grammar allows no token of this model's vocabulary at this point of the text.")
+        self._accept(token)
         return token
+
+    def take(self, token: int) -> None:
+        """Accept a token that was not sampled here: penalties and grammar advance, the random numbers do not.
+
+        Raises:
+            EngineError: the grammar refuses it.
+        """
+        # Accepting a refused token would abort the process inside libllama.
+        if self._grammar is not None and not self._grammar_allows(token):
+            raise EngineError(f"the grammar does not allow token {token} at this point of the text.")
+        self._accept(token)
+
+    def biased(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The row with the biases of the options and the tokens that the model suppresses; itself where there are none."""
+        if not len(self._bias):
+            return row
+        row = row.copy()
+        # a token may be named twice: its biases add up, as in llama.cpp
+        np.add.at(row, self._biased_ids, self._bias)
+        return row
 
     def prime(self, tokens: Sequence[int]) -> None:
         """Let the penalties see the prompt, as llama-server does; the grammar sees generated tokens only.
@@ -171,6 +191,11 @@ class Sampler:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _accept(self, token: int) -> None:
+        if self._grammar is not None:
+            self._lib.llama_sampler_accept(self._grammar, token)
+        self._lib.llama_sampler_accept(self._chain, token)
 
     def _biases(self) -> list[tuple[int, float]]:
         for token, _ in self._options.logit_bias:

@@ -617,6 +617,11 @@ class Session:
         sample, ctx = sampler.sample, self.ctx
         return lambda row: sample(ctx, row)
 
+    def rows(self, sampler: TokenChooser) -> Callable[[int], npt.NDArray[np.float32]]:
+        """The target's logits at an output row, biased by the sampler; without biases in the engine's own memory."""
+        biased = sampler.biased
+        return lambda row: biased(self._row(row))
+
     def _push(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
         n = len(tokens)
         self._pair_tokens[:n] = list(tokens)

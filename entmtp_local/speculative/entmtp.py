@@ -3,7 +3,7 @@
 Low local entropy: what follows is easy to guess, and a large tree pays. Trees and thresholds are calibrated per task. A tree is
 kept for some steps and across small changes, so that one odd token does not change it.
 
-Source: EntMTP, arXiv 2606.27550. Acceptance is the lossless one, unlike that of the paper's published runs.
+Source: EntMTP, arXiv 2606.27550. Its published runs accept by verify.Typical, which is not lossless.
 """
 
 from __future__ import annotations

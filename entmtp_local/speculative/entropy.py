@@ -20,15 +20,29 @@ _FLOOR = 1e-4
 def row_entropy(logits: npt.NDArray[np.float32]) -> float:
     """Shannon entropy of the softmax of a row of logits.
 
-    H = ln sum exp z - sum p z, with z measured from the largest logit. Tokens with a logit of -inf have no part in it.
-
     Args:
         logits: (n_vocab,) f32
     """
+    return softmax(logits)[2]
+
+
+def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> tuple[npt.NDArray[np.float32], float, float]:
+    """The softmax of a row of logits at a temperature, not divided by its sum yet, and its Shannon entropy.
+
+    H = ln sum exp z - sum p z, with z measured from the largest logit. Tokens with a logit of -inf have no part in it.
+
+    Args:
+        logits: (n_vocab,) f32, not changed
+        temperature: above 0
+    Returns: weights, (n_vocab,) f32; their sum, so that p = weights / sum; H.
+    """
     z = logits - logits.max()
+    if temperature != 1.0:
+        z /= np.float32(temperature)
     weights = np.exp(z)
     total = float(weights.sum(dtype=np.float64))
-    return max(0.0, math.log(total) - float(np.dot(weights, np.maximum(z, np.float32(-1e30)))) / total)
+    entropy = math.log(total) - float(np.dot(weights, np.maximum(z, np.float32(-1e30)))) / total
+    return weights, total, max(0.0, entropy)
 
 
 class RunningEntropy:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
@@ -37,6 +40,14 @@ class TokenChooser(Protocol):
 
     def sample(self, ctx: object, row: int) -> int:
         """Choose the token after an output row and take it as part of the text."""
+        ...
+
+    def take(self, token: int) -> None:
+        """Take a token as part of the text that it did not choose; the random numbers stay where they are."""
+        ...
+
+    def biased(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A row of logits with the user's biases; the row itself where there are none."""
         ...
 
     def reset(self) -> None:
@@ -76,6 +87,13 @@ class SpeculativeEngine(Protocol):
 
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
         """The target's token at an output row of the last pass; row -1 is the prompt's last."""
+        ...
+
+    def rows(self, sampler: TokenChooser) -> Callable[[int], npt.NDArray[np.float32]]:
+        """The target's logits at an output row of the last pass, biased by the sampler: (n_vocab,) f32.
+
+        A row may lie in the engine's own memory: it is not to be changed, and the next pass overwrites it.
+        """
         ...
 
     def start(self, pending: int) -> None:

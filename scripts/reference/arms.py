@@ -13,6 +13,7 @@ from entmtp_local.native.session import Session
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.protocol import Policy, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.verify import STRICT, AcceptanceRule
 from scripts.reference.measurement import Writer
 
 N_CTX = 2048
@@ -33,13 +34,14 @@ def answer(
     sampling: SamplingOptions,
     n: int,
     *,
+    rule: AcceptanceRule = STRICT,
     copies: CopyDrafter | None = None,
     chooser: TokenChooser | None = None,
 ) -> Stats:
     """Decode up to n tokens behind a prompt, on an empty context; `chooser` in place of the sampler, where given."""
     session.clear()
     with session.new_sampler(sampling) as sampler:
-        generation = generate(session, ids, policy=policy, sampler=chooser or sampler, max_tokens=n, copies=copies)
+        generation = generate(session, ids, policy=policy, rule=rule, sampler=chooser or sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass
     return generation.stats

@@ -1,4 +1,4 @@
-"""Sampled text: speculation must not change the distribution, even where drafts are bad."""
+"""Sampled text: speculation must not change the distribution, even where drafts are bad; typical acceptance alone may."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entmtp_local.engine import generate
+from entmtp_local.engine import Step, generate
 from entmtp_local.native import library
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.verify import Typical
 
 # Rows computed in passes of different widths differ by less.
 ATOL = 0.03
@@ -219,3 +220,60 @@ def test_best_tokens_are_found_on_the_device_where_rows_are_computed_on_a_gpu(
     monkeypatch.setattr(library.load(), "llama_supports_gpu_offload", lambda: gpu)
     with Session.open(SessionOptions(tiny / "llama.gguf", n_ctx=512, n_threads=2, n_gpu_layers=layers)) as session:
         assert session._best_on_device is on_device
+
+
+# -- typical acceptance, which is allowed to change the distribution
+
+
+def typical_steps(session: Session, policy: str, options: SamplingOptions) -> list[Step]:
+    rule = Typical(options.temp)
+    with session.new_sampler(options) as sampler:
+        steps = list(generate(session, PROMPT, policy=parse_policy(policy), rule=rule, sampler=sampler, max_tokens=150))
+    assert session.tokens == [*PROMPT, *(token for step in steps for token in step.tokens)][:-1]
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("glm4moe", "chain:4"), ("glm4moe", "tree:wide"), ("qwen35", "tree:wide"), ("mimo2", "tree:narrow")]
+)
+def test_drafted_tokens_of_a_typical_text_are_typical_of_the_models_own_rows(tiny: Path, kind: str, policy: str) -> None:
+    """The criterion in double precision, at every drafted token that was accepted, from rows of plain decoding."""
+    temp = 0.3
+    with open_session(tiny, kind, policy) as session:
+        steps = typical_steps(session, policy, SamplingOptions(temp=temp, seed=3))
+    text, n_accepted = list(PROMPT), 0
+    with open_session(tiny, kind, "off") as session:
+        for step in steps:
+            for node, token in zip(step.accepted, step.tokens, strict=False):
+                assert token == step.tree.tokens[node]
+                session.prefill(text, lambda: False)
+                z = session.logits(-1).astype(np.float64) / temp
+                p = np.exp(z - z.max())
+                p /= p.sum()
+                entropy = -float((p[p > 0] * np.log(p[p > 0])).sum())
+                # rounding changes a probability by this factor at most, and the threshold by about as much
+                slack = math.exp(-4 * ATOL / temp)
+                assert p[token] > slack * min(0.09, 0.3 * math.exp(-entropy)), f"token {len(text)}"
+                text.append(token)
+                n_accepted += 1
+            text += step.tokens[len(step.accepted) :]
+    assert n_accepted > 10
+
+
+def test_a_forbidden_token_is_not_typical(tiny: Path) -> None:
+    options = SamplingOptions(temp=0.3, seed=3)
+    with open_session(tiny, "glm4moe", "chain:4") as session:
+        steps = typical_steps(session, "chain:4", options)
+        forbidden = next(step.tree.tokens[node] for step in steps for node in step.accepted)
+        steps = typical_steps(session, "chain:4", replace(options, logit_bias=((forbidden, -math.inf),)))
+    assert any(forbidden in step.tree.tokens[1:] for step in steps), "it is drafted all the same"
+    assert all(forbidden not in step.tokens for step in steps)
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
+def test_rows_for_typical_acceptance_are_fetched_where_the_best_tokens_are_found_elsewhere(tiny: Path, kind: str) -> None:
+    texts = []
+    for on_device in (False, True):
+        with open_session(tiny, kind, "tree:narrow", best_on_device=on_device) as session:
+            texts.append([step.tokens for step in typical_steps(session, "tree:narrow", SamplingOptions(temp=0.3, seed=3))])
+    assert texts[0] == texts[1]

@@ -144,6 +144,43 @@ def test_samples_follow_the_distribution(vocabulary: Vocabulary) -> None:
     assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
 
 
+def test_a_token_that_is_taken_counts_as_one_that_was_chosen(vocabulary: Vocabulary) -> None:
+    row = np.zeros(vocabulary.n_vocab, dtype=np.float32)
+    row[7], row[8], row[9] = 3.0, 2.5, 2.0
+    with vocabulary.sampler(temp=0.0, presence_penalty=1.0) as sampler:
+        sampler.take(7)
+        assert sampler.sample_logits(row) == 8
+        sampler.reset()
+        assert sampler.sample_logits(row) == 7
+    rows = vocabulary.rows(20)
+    with vocabulary.sampler(seed=3) as one, vocabulary.sampler(seed=3) as other:
+        for row in rows:
+            one.take(5)
+            assert one.sample_logits(row) == other.sample_logits(row), "no random number was drawn for it"
+
+
+def test_a_token_that_the_grammar_refuses_cannot_be_taken(vocabulary: Vocabulary) -> None:
+    yes, no = (next(t for t in range(vocabulary.n_vocab) if vocabulary.piece(t) == text) for text in (b"y", b"n"))
+    with vocabulary.sampler(temp=0.0, grammar='root ::= "y" "n" "y"') as sampler:
+        sampler.take(yes)
+        with pytest.raises(EngineError, match=f"does not allow token {yes} "):
+            sampler.take(yes)
+        sampler.take(no)
+        assert vocabulary.text(sampler) == b"y"
+
+
+def test_biases_of_a_row(vocabulary: Vocabulary) -> None:
+    row = vocabulary.rows(1)[0]
+    row.setflags(write=False)
+    with vocabulary.sampler() as sampler:
+        assert sampler.biased(row) is row
+    with vocabulary.sampler(temp=0.0, logit_bias=((5, 40.0), (7, -math.inf), (5, 2.0))) as sampler:
+        biased = sampler.biased(row)
+        assert biased[5] == np.float32(row[5] + 42) and biased[7] == -np.inf
+        assert np.array_equal(np.delete(biased, [5, 7]), np.delete(row, [5, 7]))
+        assert sampler.sample_logits(row) == biased.argmax() == 5, "as the chain itself adds them"
+
+
 def test_the_prompt_counts_for_penalties_and_a_reset_forgets_it(vocabulary: Vocabulary) -> None:
     row = np.zeros(vocabulary.n_vocab, dtype=np.float32)
     row[7], row[8], row[9] = 3.0, 2.5, 2.0

@@ -189,6 +189,82 @@ def test_the_systems_refusals_are_told_in_its_words(monkeypatch: pytest.MonkeyPa
     assert_one_line_error(call(["run", "m.gguf", "-p", "Hi"]), 1, "No space left on device")
 
 
+# -- acceptance
+
+NOTICE = "typical acceptance: the output distribution is changed, the text is no longer the model's own.\n"
+SHORT = "typical acceptance: not the model's own distribution]\n"
+
+
+def test_run_with_typical_acceptance_says_so_first_and_in_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(["hello there, world"], notices=["drafting chains: a test."])
+    install(monkeypatch, session)
+    arguments = ["run", "m.gguf", "-p", "Hi", "--acceptance", "typical", "-c", "4096"]
+    result = call([*arguments, "--json", "--policy", "chain:2"])
+    assert result.exit_code == 0 and result.stderr.startswith(NOTICE) and result.stderr.count("\n") == 3
+    told = json.loads(result.stdout)
+    assert (told["acceptance"], told["lossless"]) == ("typical", False)
+    assert told["tokens"] == encode("hello there, world") and told["accepted_per_depth"] == [3, 3]
+    # what was drafted was shown to the sampler; the first token of each step it chose itself
+    assert session.samplers[0].taken == [*told["tokens"][1:3], *told["tokens"][4:6], *told["tokens"][7:9]]
+    install(monkeypatch, FakeSession(["hello"]))
+    result = call([*arguments, "--verbose"])
+    assert result.stderr.startswith(NOTICE) and result.stderr.endswith(SHORT)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--acceptance", "strict"], ["--acceptance", "typical", "--temp", "0"]])
+def test_strict_acceptance_is_the_default_and_what_typical_is_at_temperature_0(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    session = FakeSession(["hello"])
+    install(monkeypatch, session)
+    result = call(["run", "m.gguf", "-p", "Hi", "--json", "--verbose", *arguments])
+    told = json.loads(result.stdout)
+    assert (told["acceptance"], told["lossless"]) == ("strict", True)
+    assert session.samplers[0].taken == []
+    same = "at temperature 0 typical acceptance is the same as strict acceptance, which is used.\n"
+    assert result.stderr == (same if "typical" in arguments else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grammar", "root ::= [a-z]+"], "a grammar or a JSON schema"),
+        (["--json-schema", "{}"], "a grammar or a JSON schema"),
+        (["--repeat-penalty", "1.1"], "--repeat-penalty 1 and --presence-penalty 0"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])
+def test_typical_acceptance_is_refused_with_what_it_cannot_follow(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], arguments: list[str], words: str
+) -> None:
+    opened = install(monkeypatch, FakeSession(["x"]))
+    result = call([*command, "m.gguf", "--acceptance", "typical", *arguments])
+    assert_one_line_error(result, 2, "--acceptance typical cannot be combined with", words, "--acceptance strict")
+    assert opened == []
+
+
+def test_penalties_of_the_models_file_are_refused_until_they_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeSession(["x", "x"]), model_info(sampling={"penalty_repeat": 1.1}))
+    arguments = ["run", "m.gguf", "-p", "Hi", "--acceptance", "typical"]
+    assert_one_line_error(call(arguments), 2, "penalties")
+    assert call([*arguments, "--repeat-penalty", "1", "--presence-penalty", "0"]).exit_code == 0
+
+
+def test_chat_with_typical_acceptance_says_so_first_and_after_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(["one", "two"])
+    install(monkeypatch, session)
+    result = call(["chat", "m.gguf", "--acceptance", "typical", "--verbose"], stdin="Hi\nHo\n")
+    assert (result.exit_code, result.stdout) == (0, "one\ntwo\n")
+    assert result.stderr.startswith(NOTICE)
+    assert result.stderr.count(SHORT) == 2
+    assert all(sampler.taken for sampler in session.samplers)
+
+
+def test_an_unknown_acceptance_is_refused() -> None:
+    result = call(["run", "m.gguf", "-p", "Hi", "--acceptance", "loose"])
+    assert result.exit_code == 2 and "'strict', 'typical'" in result.stderr
+
+
 # -- choosing the model, sampling and memory
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from entmtp_local.engine import generate
 from entmtp_local.errors import ContextFullError, EngineError
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.protocol import Limits, Policy, TokenChooser
+from entmtp_local.speculative.protocol import Limits, Outcome, Policy, TokenChooser
+from entmtp_local.speculative.static import StaticPolicy
 from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.verify import Typical
+
+Row = npt.NDArray[np.float32]
 
 EOG = 0
 N_VOCAB = 40
@@ -60,6 +66,16 @@ class RandomEngine:
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
         return lambda row: self.target(self.committed + (self.path(row) if row >= 0 else []))
 
+    def rows(self, sampler: TokenChooser) -> Callable[[int], Row]:
+        return lambda row: self.row(self.committed + self.path(row))
+
+    def row(self, prefix: Sequence[int]) -> Row:
+        """The target's token at 0.6, the next number at 0.3, all others share the rest."""
+        p = np.full(N_VOCAB, 0.1 / (N_VOCAB - 2), dtype=np.float32)
+        right = self.target(prefix)
+        p[[right, (right + 1) % N_VOCAB]] = 0.6, 0.3
+        return np.log(p)
+
     def start(self, pending: int) -> None:
         self.seen = [*self.committed, pending]
 
@@ -106,9 +122,16 @@ class Sampler:
     def __init__(self) -> None:
         self.resets = 0
         self.primed: list[int] = []
+        self.taken: list[int] = []
 
     def sample(self, ctx: object, row: int) -> int:
         raise AssertionError
+
+    def take(self, token: int) -> None:
+        self.taken.append(token)
+
+    def biased(self, row: Row) -> Row:
+        return row
 
     def reset(self) -> None:
         self.resets += 1
@@ -318,3 +341,103 @@ def test_nothing_is_copied_where_nothing_is_drafted() -> None:
     list(generation)
     assert generation.stats.n_nodes == 0
     assert generation.tokens == plain(engine, 200)
+
+
+class DrawingSampler(Sampler):
+    greedy = False
+
+
+class WatchedPolicy(StaticPolicy):
+    """Keeps what it is given to learn from."""
+
+    def __init__(self, policy: Policy, outcomes: list[Outcome]) -> None:
+        assert isinstance(policy, StaticPolicy)
+        super().__init__(policy.name, policy.shape)
+        object.__setattr__(self, "outcomes", outcomes)
+
+    def learn(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)  # type: ignore[attr-defined]
+
+
+def run_typical(engine: RandomEngine, policy: Policy | str, max_tokens: int, copies: CopyDrafter | None = None):  # type: ignore[no-untyped-def]
+    sampler = DrawingSampler()
+    policy = parse_policy(policy) if isinstance(policy, str) else policy
+    rule = Typical(1.0)
+    generation = generate(engine, PROMPT, policy=policy, rule=rule, sampler=sampler, max_tokens=max_tokens, copies=copies)
+    return generation, list(generation), sampler
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_typical_acceptance_takes_drafts_that_the_target_did_not_choose(policy: str) -> None:
+    engine = RandomEngine(2)
+    generation, steps, sampler = run_typical(engine, policy, 300)
+    text = [*PROMPT, *generation.tokens]
+    assert generation.finish_reason == "length" and len(generation.tokens) == 300
+    assert engine.committed == text[:-1]
+    chosen = [engine.target(text[:i]) for i in range(len(PROMPT), len(text))]
+    others = [(token, right) for token, right in zip(generation.tokens, chosen, strict=True) if token != right]
+    # of two typical tokens the target's own is the first, and the drafter gives the other one now and then
+    assert all(token == (right + 1) % N_VOCAB for token, right in others)
+    assert bool(others) == (policy != "off")
+    accepted = [step.tree.tokens[node] for step in steps for node in step.accepted]
+    assert sampler.taken[: len(accepted)] == accepted, "the sampler has seen every token that it did not choose"
+    assert len(sampler.taken) - len(accepted) in (0, 1), "the last token may be a drafted one that is not descended into"
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 50])
+def test_a_typical_text_is_the_beginning_of_a_longer_one(policy: str, n: int) -> None:
+    longer, _, _ = run_typical(RandomEngine(3), policy, 100)
+    shorter, _, _ = run_typical(RandomEngine(3), policy, n)
+    assert shorter.tokens == longer.tokens[:n]
+    assert shorter.finish_reason == "length"
+
+
+class EndingEngine(RandomEngine):
+    """From some place on its own token is the one that ends the text; the other typical one may be drafted there, too."""
+
+    def target(self, prefix: Sequence[int]) -> int:
+        return EOG if len(prefix) >= self.eog_at else super().target(prefix)
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_a_typical_end_token_ends_the_answer(policy: str) -> None:
+    drafted = 0
+    for at in range(3, 20):
+        engine = EndingEngine(2, eog_at=at)
+        generation, _, sampler = run_typical(engine, policy, 100)
+        assert generation.finish_reason == "stop" and len(generation.tokens) >= at - 3
+        assert EOG not in generation.tokens and EOG not in engine.committed
+        assert engine.committed == [*PROMPT, *generation.tokens]
+        assert engine.seen in ([], engine.committed), "the drafter holds no pending token"
+        assert EOG not in sampler.taken[:-1]
+        drafted += EOG in sampler.taken
+    assert drafted > 3, "it was a drafted node in some of the answers"
+
+
+def test_policies_learn_from_what_typical_acceptance_accepts() -> None:
+    outcomes: list[Outcome] = []
+    engine = RandomEngine(4)
+    generation, steps, _ = run_typical(engine, WatchedPolicy(parse_policy("tree:wide"), outcomes), 100)
+    assert [outcome.path for outcome in outcomes] == [step.path for step in steps[1:]]
+    assert sum(len(outcome.path) - 1 for outcome in outcomes) == sum(generation.stats.accepted_per_depth) > 0
+
+
+def test_copied_tokens_are_accepted_as_drafted_ones_are() -> None:
+    limits = Limits(trees=True, max_depth=50, max_nodes=50, reason="", max_copied=15)
+    engine = RepeatingEngine(3, limits=limits, n_ctx=1000)
+    generation, steps, _ = run_typical(engine, "chain:1", 600, CopyDrafter())
+    text = [*PROMPT, *generation.tokens]
+    copied = 0
+    n = len(PROMPT)
+    for step in steps:
+        for token, node in zip(step.tokens, (*step.accepted, None), strict=False):
+            assert (token - engine.target(text[:n])) % N_VOCAB in ((0, 1) if node is not None else (0,))
+            copied += node in step.tree.copied
+            n += 1
+    assert copied == generation.stats.copied_hits > 100
+
+
+def test_a_sampler_that_takes_the_arg_max_goes_with_strict_acceptance_only() -> None:
+    with pytest.raises(AssertionError, match="strict"):
+        generate(RandomEngine(), PROMPT, policy=parse_policy("chain:1"), rule=Typical(0.8), sampler=Sampler(), max_tokens=5)

@@ -8,6 +8,7 @@ import pytest
 
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
 from entmtp_local.engine import Stats
+from entmtp_local.speculative.verify import Typical
 
 
 def feed(stream: TextStream, *pieces: bytes) -> list[str]:
@@ -67,5 +68,8 @@ def test_the_line_of_figures() -> None:
     stats = Stats(n_prompt=3, n_generated=11, n_steps=4, n_nodes=12, accepted_per_depth=[4, 2])
     stats.seconds["decode"] = 2.0
     assert stats_line(stats) == "[11 tokens, 5.0 t/s, 2.50 tokens/step, 50 % of drafts accepted]"
+    assert stats_line(stats, Typical(0.8)) == (
+        "[11 tokens, 5.0 t/s, 2.50 tokens/step, 50 % of drafts accepted, typical acceptance: not the model's own distribution]"
+    )
     stats.n_nodes = 0
     assert stats_line(stats) == "[11 tokens, 5.0 t/s]"
