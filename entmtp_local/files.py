@@ -1,13 +1,22 @@
-"""Files that are there whole or not at all."""
+"""Where files are kept, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be computed again."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    return Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path.home() / ".cache"
 
 
 @contextmanager

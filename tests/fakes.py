@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from entmtp_local.cli import chat, info, options
+from entmtp_local.cli import info, options
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
+from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.draft_vocab import PassBytes
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -144,6 +146,9 @@ class FakeSession:
         text = _TEXTS[token]
         return b"" if text in SPECIAL and not special else text.encode()
 
+    def edge_texts(self) -> tuple[str, str]:
+        return "", "<|im_end|>"
+
     def is_eog(self, token: int) -> bool:
         return token == EOG
 
@@ -190,10 +195,6 @@ class FakeSession:
     def _next(self, row: int) -> int:
         depth = 0 if row < 0 or self._tree is None else int(self._tree.shape.depths[row]) + 1
         return self._answer[self._n_emitted + depth]
-
-    def verification_seconds(self, sizes: Sequence[int]) -> dict[int, float]:
-        """A device on which more nodes cost next to nothing."""
-        return {size: 1.0 + 0.001 * size for size in sizes if size <= self.limits.max_nodes + 1}
 
     def start(self, pending: int) -> None: ...
 
@@ -273,8 +274,10 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
         load=lambda: llama, engine_info=lambda: session.engine_info, device_name=lambda: session.device, is_built=lambda: True
     )
     monkeypatch.setattr(options, "Session", Opener)
+    # a device on which more nodes cost next to nothing
+    costs = CostTable({size: 1.0 + 0.001 * size for size in SIZES})
+    monkeypatch.setattr(options, "profile_for", lambda *_: Profile(costs))
     for module in (options, info):
         monkeypatch.setattr(module, "read_model", lambda path, role="main": about or model_info(path=path))
         monkeypatch.setattr(module, "library", native_library)
-    monkeypatch.setattr(chat, "_edge_tokens", lambda session: ("", "<|im_end|>"))
     return opened

@@ -8,12 +8,9 @@ from typing import Any
 import click
 
 from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.model_template import template_of
 from entmtp_local.chat.repl import Repl, Terminal
-from entmtp_local.chat.template import ChatTemplate
 from entmtp_local.cli.options import Options, model_options, open_session, prepare, ready_policy, sampling_options
-from entmtp_local.native import library
-from entmtp_local.native.model_file import ModelInfo
-from entmtp_local.native.session import Session
 from entmtp_local.speculative.copying import CopyDrafter
 
 
@@ -34,7 +31,7 @@ def chat(model: str | None, **shared: Any) -> None:
     plan = prepare(options)
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
     with open_session(plan) as session:
-        template = _template(plan.info, session)
+        template = template_of(plan.info, session)
         for notice in (*plan.notices, *session.notices, template.notice):
             if notice:
                 terminal.note(notice)
@@ -45,7 +42,7 @@ def chat(model: str | None, **shared: Any) -> None:
         repl = Repl(
             session=session,
             conversation=conversation,
-            policy=ready_policy(plan, session),
+            policy=ready_policy(plan, session, terminal.note),
             rule=plan.rule,
             sampling=plan.sampling,
             max_tokens=options.max_tokens,
@@ -55,21 +52,3 @@ def chat(model: str | None, **shared: Any) -> None:
         )
         code = repl.run()
     sys.exit(code)
-
-
-def _template(info: ModelInfo, session: Session) -> ChatTemplate:
-    bos, eos = _edge_tokens(session)
-    return ChatTemplate(
-        info.chat_template or None,
-        has_chatml=len(session.tokenize("<|im_start|>", add_special=False, parse_special=True)) == 1,
-        bos_token=bos,
-        eos_token=eos,
-    )
-
-
-def _edge_tokens(session: Session) -> tuple[str, str]:
-    """Texts of the tokens that begin and end a text in this vocabulary, "" for none."""
-    llama = library.load()
-    ids = (llama.llama_vocab_bos(session.vocab), llama.llama_vocab_eos(session.vocab))
-    bos, eos = (session.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else "" for token in ids)
-    return bos, eos

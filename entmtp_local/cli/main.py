@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from entmtp_local import __version__
+from entmtp_local.cli.calibrate import calibrate_command
 from entmtp_local.cli.chat import chat
 from entmtp_local.cli.info import info
 from entmtp_local.cli.run import run
@@ -77,3 +78,4 @@ def main() -> None:
 main.add_command(chat)
 main.add_command(run)
 main.add_command(info)
+main.add_command(calibrate_command, "calibrate")

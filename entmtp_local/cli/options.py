@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import click
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
 from entmtp_local.native import api as native
 from entmtp_local.native import library
@@ -20,9 +21,8 @@ from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
-from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 from entmtp_local.speculative.verify import ACCEPTANCES, AcceptanceRule, Strict, parse_acceptance
@@ -55,6 +55,7 @@ class Options:
     draft_vocab: int | None = None
     copy: bool = True
     acceptance: str = Strict.name
+    profile: Path | None = None
     verbose: bool = False
     debug: bool = False
     max_tokens: int | None = None
@@ -82,6 +83,7 @@ class Plan:
         sampling: the model's defaults, overridden by the command line.
         session: how to load it.
         notices: sentences the user should see once.
+        profile: the user's own profile.
     """
 
     info: ModelInfo
@@ -90,6 +92,7 @@ class Plan:
     sampling: SamplingOptions
     session: SessionOptions
     notices: tuple[str, ...]
+    profile: Path | None = None
 
 
 def _parse_biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
@@ -105,7 +108,7 @@ def _parse_biases(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return tuple(biases)
 
 
-def _parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+def parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
     """A number of tokens; 0 for full, None for auto."""
     names = {"auto": None, "full": 0}
     if value in names:
@@ -152,7 +155,7 @@ _MODEL_OPTIONS = (
     ),
     click.option(
         "--draft-vocab",
-        callback=_parse_draft_vocab,
+        callback=parse_draft_vocab,
         default="auto",
         metavar="N|auto|full",
         help="Draft from the first N tokens of the vocabulary, or from all: fewer are faster to draft, and never change the "
@@ -169,6 +172,12 @@ _MODEL_OPTIONS = (
         default=Strict.name,
         help="Which drafted tokens are kept: strict, those that the sampler chooses itself; typical, all that the model finds "
         "probable enough, which changes the distribution of the text. Default: strict.",
+    ),
+    click.option(
+        "--profile",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="What entmtp-local calibrate wrote. Default: the one in the cache folder, which the first use writes.",
     ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's own log and the figures of each answer."),
     click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
@@ -265,7 +274,7 @@ def prepare(options: Options) -> Plan:
         draft_vocab=options.draft_vocab,
         verbose=options.verbose,
     )
-    return Plan(info, policy, rule, sampling, session, tuple(notices))
+    return Plan(info, policy, rule, sampling, session, tuple(notices), options.profile)
 
 
 def open_session(plan: Plan) -> Session:
@@ -286,12 +295,39 @@ def open_session(plan: Plan) -> Session:
     return session
 
 
-def ready_policy(plan: Plan, session: Session) -> Policy:
-    """The policy as the session can follow it, with the costs that it wants to know."""
+def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> Policy:
+    """The policy as the session can follow it, with the profile that it wants; `note` tells the user what is measured for it."""
     policy = plan.policy.within(session.limits)
     if policy.needs_profile:
-        policy.calibrated(Profile(CostTable(session.verification_seconds(SIZES))))
+        policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
     return policy
+
+
+def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
+    """How to open a model that is to be calibrated.
+
+    Args:
+        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab and verbose.
+    Raises: UsageError or ModelFileError, naming what to change.
+    """
+    info = read_model(path)
+    sidecar = None
+    if options["mtp_model"] is not None:
+        sidecar = read_model(options["mtp_model"], role="mtp")
+        check_pair(info, sidecar)
+    policy = EntMTP()  # of the largest trees that are measured
+    check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"])
+    return info, SessionOptions(
+        model_path=path,
+        mtp_path=options["mtp_model"],
+        n_ctx=options["n_ctx"],
+        n_threads=options["n_threads"],
+        n_gpu_layers=options["n_gpu_layers"],
+        max_depth=policy.max_depth,
+        max_nodes=policy.max_nodes,
+        draft_vocab=options["draft_vocab"],
+        verbose=options["verbose"],
+    )
 
 
 def find_model(model: str | None) -> Path:

@@ -82,7 +82,7 @@ def _complete(plan: Plan, prompt: str, options: Options, *, as_json: bool) -> in
             generation = generate(
                 session,
                 ids,
-                policy=ready_policy(plan, session),
+                policy=ready_policy(plan, session, _note),
                 rule=plan.rule,
                 sampler=sampler,
                 max_tokens=options.max_tokens or session.n_ctx,

@@ -311,6 +311,12 @@ class Session:
             n = self._llama.llama_token_to_piece(self.vocab, token, self._vocab_piece, -n, 0, special)
         return self._vocab_piece.raw[:n]
 
+    def edge_texts(self) -> tuple[str, str]:
+        """Texts of the tokens that begin and end a text in this vocabulary, "" for none."""
+        ids = (self._llama.llama_vocab_bos(self.vocab), self._llama.llama_vocab_eos(self.vocab))
+        bos, eos = (self.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else "" for token in ids)
+        return bos, eos
+
     def is_eog(self, token: int) -> bool:
         known = self._eog.get(token)
         if known is None:

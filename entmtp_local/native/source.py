@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from entmtp_local.errors import EngineError
+from entmtp_local.files import user_cache
 from entmtp_local.native.stages import Finished, Reporter, read_json, write_json
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -105,14 +106,8 @@ def find_layout(build_dir: Path | None = None) -> Layout:
     else:
         upstream = read_upstream(patches)
         key = hashlib.sha256((upstream.sha256 + patches_sha256(patches)).encode()).hexdigest()
-        root = _user_cache() / "entmtp-local" / f"engine-{upstream.version}-{key[:12]}"
+        root = user_cache() / "entmtp-local" / f"engine-{upstream.version}-{key[:12]}"
     return Layout(root=root.expanduser().absolute(), patches=patches, is_checkout=is_checkout)
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ import numpy.typing as npt
 from entmtp_local.bench.draft_log import AcceptanceCounts, ChainRun, DraftLog
 from entmtp_local.bench.repetition import Loop, find_loop
 from entmtp_local.bench.workloads import Prompt
-from entmtp_local.chat.template import ChatTemplate
+from entmtp_local.calibration.prompts import prompt_tokens
+from entmtp_local.chat.model_template import template_of
 from entmtp_local.engine import generate
 from entmtp_local.errors import UsageError
-from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.sampler import Sampler
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -45,18 +46,6 @@ N_SOLUTION = 400
 _SOLUTION_ENDS = re.compile(rb"^(Answer|Problem):.*\n", re.MULTILINE)
 
 Say = Callable[[str], None]
-
-
-def entropy(logits: npt.NDArray[np.float32]) -> float:
-    """Entropy of the softmax of a row of logits, in nats. Tokens with a logit of -inf have no part in it.
-
-    H = ln sum exp z - sum p z, with z measured from the largest logit.
-    """
-    z = logits.astype(np.float64)
-    z -= z.max()
-    weights = np.exp(z)
-    total = weights.sum()
-    return float(np.log(total) - (weights @ np.maximum(z, -1e300)) / total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +75,7 @@ class Writer:
     def __init__(self, session: Session, info: ModelInfo, n_ctx: int) -> None:
         self.session = session
         self._n_ctx = n_ctx
-        self._template = _template(info, session)
+        self._template = template_of(info, session)
         self.shape = self._comb()
 
     def _comb(self) -> TreeShape | None:
@@ -105,12 +94,7 @@ class Writer:
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """As `entmtp-local run` and `chat` read it."""
-        if prompt.messages is None:
-            return self.session.tokenize(prompt.text or "", add_special=True, parse_special=True)
-        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        text = self._template.render(messages)
-        bos = self._template.bos_token
-        return self.session.tokenize(text, add_special=not (bos and text.startswith(bos)), parse_special=True)
+        return prompt_tokens(self.session, self._template, prompt)
 
     def write(self, prompt: Prompt, sampler: Sampler, n: int) -> Text:
         """Continue a prompt by up to n tokens.
@@ -130,7 +114,7 @@ class Writer:
 
         def choose(row: int) -> int:
             logits = session.logits(row)
-            entropies.append(entropy(logits))
+            entropies.append(row_entropy(logits))
             tokens.append(sampler.sample_logits(logits))
             return tokens[-1]
 
@@ -192,14 +176,6 @@ def sampling(temp: float, seed: int) -> SamplingOptions:
 
 def _decoded(session: Session, tokens: Sequence[int]) -> str:
     return b"".join(session.piece(token) for token in tokens).decode("utf-8", errors="replace")
-
-
-def _template(info: ModelInfo, session: Session) -> ChatTemplate:
-    llama: Any = library.load()
-    edges = (llama.llama_vocab_bos(session.vocab), llama.llama_vocab_eos(session.vocab))
-    bos, eos = (session.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else "" for token in edges)
-    has_chatml = len(session.tokenize("<|im_start|>", add_special=False, parse_special=True)) == 1
-    return ChatTemplate(info.chat_template or None, has_chatml=has_chatml, bos_token=bos, eos_token=eos)
 
 
 # -- figures of a set of texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,15 @@ ROOT = Path(__file__).parents[2]
 # Passes of different widths round differently, in stock too: where the two best logits lie closer than this, either token
 # is the model's own. Measured differences between widths are below 0.01.
 NEAR_TIE = 0.03
+
+
+@pytest.fixture(scope="session", autouse=True)
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own: what is measured here is no user's profile."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "entmtp-local" / "profiles"
 
 
 @pytest.fixture(scope="session")

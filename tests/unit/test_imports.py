@@ -16,7 +16,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "speculative": {"errors", "files", "speculative"},
-    "native": {"errors", "speculative", "native"},
+    "native": {"errors", "files", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},
     "bench": {"errors", "speculative", "native", "engine", "bench"},

@@ -11,9 +11,9 @@ import pytest
 
 from entmtp_local.bench import workloads
 from entmtp_local.errors import UsageError
+from entmtp_local.speculative.entropy import row_entropy as entropy
 from scripts.reference import card, heldout, prompts, quality
 from scripts.reference.corpus import SHIPPED_HELDOUT, held_out
-from scripts.reference.measurement import entropy
 from scripts.reference.quality import given_answer, python_share
 
 PROMPT = "import os\n\n\ndef f(a):\n    if a:\n"

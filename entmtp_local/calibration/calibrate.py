@@ -1,0 +1,288 @@
+"""Calibration: measures what passes cost, logs texts of every task, fits, and checks the choices by real decoding.
+
+Interrupted at any time it leaves what it logged so far, and goes on from there when it is started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from entmtp_local.calibration.costs import measure_costs
+from entmtp_local.calibration.fit import fit_tasks
+from entmtp_local.calibration.record import DEPTH, record, wide_shape
+from entmtp_local.calibration.replay import replay
+from entmtp_local.calibration.wide_log import WideLog
+from entmtp_local.engine import generate
+from entmtp_local.errors import ContextFullError, UsageError
+from entmtp_local.native.session import Session, SessionOptions, physical_cores
+from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import Key, Profile
+from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.tree import TreeShape
+
+#: Sizes that full calibration measures beyond those that are used: static trees may be as large.
+LARGE_SIZES = (24, 32)
+_FINGERPRINT_BYTES = 1 << 20
+
+Stop = Callable[[], bool]
+Say = Callable[[float, str], None]  # share of the work that is done, what is being done
+Prompts = Mapping[str, Sequence[list[int]]]  # token ids of the prompts of each task
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Args:
+        quick: what a first use runs.
+        n_prompts: of each task.
+        n_tokens: of each text, at most.
+        n_nodes: of the tree that is logged.
+        cost_seconds: that measuring verifications may take, roughly.
+        log_seconds: that logging may take; texts get shorter where it would take more.
+        n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
+        n_checked: prompts of each task that the finalists decode.
+    """
+
+    quick: bool
+    n_prompts: int
+    n_tokens: int
+    n_nodes: int
+    cost_seconds: float
+    log_seconds: float
+    n_long: int
+    n_checked: int
+
+
+QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, n_checked=0)
+FULL = Effort(False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, n_checked=3)
+
+
+class Interrupted(Exception):
+    """Calibration was asked to stop; what was logged is kept."""
+
+
+def fingerprint(path: Path) -> str:
+    """Of a model file: its size, its beginning, which holds all metadata that matter, and its end."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for at in (0, size // 2, max(0, size - _FINGERPRINT_BYTES)):
+            file.seek(at)
+            digest.update(file.read(_FINGERPRINT_BYTES))
+    return digest.hexdigest()
+
+
+def key_of(session: Session, options: SessionOptions) -> Key:
+    """What a profile of this session holds for."""
+    engine = session.engine_info
+    return Key(
+        model=fingerprint(options.model_path),
+        mtp_model=fingerprint(options.mtp_path) if options.mtp_path else None,
+        engine=" ".join((engine["source_sha256"][:16], engine["patches_sha256"][:16], engine["backend"])),
+        device=session.device,
+        n_threads=options.n_threads or physical_cores(),
+        n_gpu_layers=options.n_gpu_layers,
+        draft_vocab=options.draft_vocab,
+    )
+
+
+def profile_path(folder: Path, model: Path, key: Key) -> Path:
+    """Where the profile of a model is kept: another device or build has another file."""
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()
+    return folder / f"{model.stem}-{digest[:12]}.json"
+
+
+def calibrate(
+    session: Session,
+    key: Key,
+    prompts: Prompts,
+    sampling: SamplingOptions,
+    effort: Effort,
+    say: Say,
+    stop: Stop,
+    partial: Path | None = None,
+) -> tuple[Profile, WideLog]:
+    """Calibrate a model.
+
+    Args:
+        session: opened for trees of the sizes to measure, and for DEPTH levels.
+        key: what the profile will hold for.
+        sampling: of the texts; each has a seed of its own.
+        partial: where logged texts are kept until all is done, and read from where they are there already.
+    Returns: the profile and the log that it rests on.
+    Raises: Interrupted when `stop` says so.
+    """
+    say(0.0, "costs of passes")
+    sizes = SIZES if effort.quick else (*SIZES, *LARGE_SIZES)
+    costs = measure_costs(session, sizes, effort.cost_seconds, effort.n_long, stop)
+    _check(stop)
+    log = _record(session, key, prompts, sampling, effort, costs, say, stop, partial)
+    say(0.9 if effort.n_checked else 0.95, "fitting")
+    costs = _with_step(session, costs, prompts, sampling)
+    tasks = fit_tasks(log, costs)
+    profile = Profile(costs, key, tasks, effort.quick, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    if effort.n_checked:
+        profile = replace(profile, measured=tuple(_measured(session, profile, log, prompts, sampling, effort, say, stop)))
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    say(1.0, "done")
+    return profile, log
+
+
+def _check(stop: Stop) -> None:
+    if stop():
+        raise Interrupted
+
+
+def _record(
+    session: Session,
+    key: Key,
+    prompts: Prompts,
+    sampling: SamplingOptions,
+    effort: Effort,
+    costs: CostTable,
+    say: Say,
+    stop: Stop,
+    partial: Path | None,
+) -> WideLog:
+    depth = min(DEPTH, session.limits.max_depth)
+    shape = wide_shape(depth, effort.n_nodes) if session.drafts_trees else TreeShape.chain(depth)
+    n_texts = sum(map(len, prompts.values()))
+    n_tokens = effort.n_tokens
+    if math.isfinite(effort.log_seconds):
+        position = costs.verify_seconds(1) + session.draft_seconds([shape])[0]
+        n_tokens = min(n_tokens, int(effort.log_seconds / (position * n_texts)))
+    about = {
+        "model": key.model,
+        "draft_vocab": key.draft_vocab,
+        "temp": sampling.temp,
+        "n_tokens": n_tokens,
+        "tasks": {task: len(some) for task, some in prompts.items()},
+        "prompts": hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest(),
+    }
+    log = WideLog(shape, about)
+    if n_tokens < 2:
+        # on such a machine even a few texts would take minutes
+        return log
+    if partial is not None:
+        log = _resumed(partial, log)
+    n_done = {task: len(log.of_task(task).texts) for task in prompts}
+    saved = perf_counter()
+    for task, some in prompts.items():
+        for i, ids in enumerate(some):
+            if i < n_done[task]:
+                continue
+            say(0.1 + 0.8 * len(log.texts) / n_texts, f"{task}: text {i + 1} of {len(some)}")
+            session.clear()
+            with session.new_sampler(replace(sampling, seed=i)) as sampler:
+                try:
+                    text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
+                except ContextFullError:
+                    raise UsageError(
+                        f"a prompt of task {task} has {len(ids)} tokens, more than the context; give a larger -c."
+                    ) from None
+            if text is not None:
+                log.texts.append(text)
+            if partial is not None and (text is None or perf_counter() - saved > 10):
+                log.save(partial)
+                saved = perf_counter()
+            _check(stop)
+    return log
+
+
+def _resumed(path: Path, fresh: WideLog) -> WideLog:
+    """The log of an interrupted run, where it is of the same model and the same prompts."""
+    try:
+        found = WideLog.load(path)
+    except UsageError:
+        return fresh
+    same = found.about == fresh.about and found.shape.parents.tolist() == fresh.shape.parents.tolist()
+    return found if same else fresh
+
+
+def _with_step(session: Session, costs: CostTable, prompts: Prompts, sampling: SamplingOptions) -> CostTable:
+    """The table with what a step takes beside draft and verification: scheduling, rollback and the head's queue."""
+    ids = next(some[0] for some in prompts.values())
+    session.clear()
+    with session.new_sampler(replace(sampling, seed=0)) as sampler:
+        policy = parse_policy("chain:2").within(session.limits)
+        generation = generate(session, ids, policy=policy, sampler=sampler, max_tokens=24)
+        for _ in generation:
+            pass
+    session.clear()
+    stats = generation.stats
+    if not stats.n_steps:
+        return costs
+    beside = stats.seconds["schedule"] + stats.seconds["commit"]
+    return replace(costs, step=beside / stats.n_steps)
+
+
+def finalists(profile: Profile, log: WideLog, task: str) -> list[str]:
+    """Policies worth decoding with, by replay: the best chain, the best grown tree, and the adaptive ones."""
+    texts = log.of_task(task)
+
+    def best(names: list[str]) -> str:
+        return max(names, key=lambda name: replay(texts, parse_policy(name), profile).tokens_per_second)
+
+    chains = [f"chain:{n}" for n in range(1, min(DEPTH, log.shape.max_depth) + 1)]
+    trees = [f"hydra:{n}:{task}" for n in (3, 5, 7, 11, 15)]
+    return ["off", best(chains), best(trees), f"entmtp:{task}", f"entropy-chain:{task}", "throughput"]
+
+
+def _measured(
+    session: Session,
+    profile: Profile,
+    log: WideLog,
+    prompts: Prompts,
+    sampling: SamplingOptions,
+    effort: Effort,
+    say: Say,
+    stop: Stop,
+) -> list[dict[str, Any]]:
+    """Real decoding with the finalists of each task, which take turns at every prompt."""
+    rows: list[dict[str, Any]] = []
+    tasks = [task for task in prompts if task in profile.tasks]
+    for t, task in enumerate(tasks):
+        names = finalists(profile, log, task)
+        policies = {name: parse_policy(name).within(session.limits) for name in names}
+        for policy in policies.values():
+            if policy.needs_profile:
+                policy.calibrated(profile)
+        tokens, seconds, steps = (dict.fromkeys(names, 0.0) for _ in range(3))
+        for i, ids in enumerate(prompts[task][: effort.n_checked]):
+            say(0.9 + 0.1 * (t + i / effort.n_checked) / len(tasks), f"{task}: decoding with the finalists")
+            for name in names if i % 2 == 0 else reversed(names):
+                session.clear()
+                with session.new_sampler(replace(sampling, seed=1000 + i)) as sampler:
+                    generation = generate(
+                        session, ids, policy=policies[name], sampler=sampler, max_tokens=effort.n_tokens // 2, stop=stop
+                    )
+                    for _ in generation:
+                        pass
+                _check(stop)
+                tokens[name] += max(0, generation.stats.n_generated - 1)
+                seconds[name] += generation.stats.seconds["decode"]
+                steps[name] += generation.stats.n_steps
+        for name in names:
+            speed = tokens[name] / seconds[name] if seconds[name] else 0.0
+            plain = tokens["off"] / seconds["off"] if seconds["off"] else 0.0
+            rows.append(
+                {
+                    "task": task,
+                    "policy": name,
+                    "temp": sampling.temp,
+                    "tokens_per_second": speed,
+                    "ratio": speed / plain if plain else 0.0,
+                    "tokens_per_step": tokens[name] / steps[name] if steps[name] else 0.0,
+                }
+            )
+    return rows

@@ -1,0 +1,221 @@
+"""`entmtp-local calibrate`: measure a model on this device, or replay a log by any policy and any costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entmtp_local.bench import workloads
+from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, profile_path
+from entmtp_local.calibration.costs import load_table, shipped_tables
+from entmtp_local.calibration.fit import fit_tasks
+from entmtp_local.calibration.oracle import all_seeing, best_static, same_information
+from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens
+from entmtp_local.calibration.replay import replay
+from entmtp_local.calibration.wide_log import WideLog
+from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.chat.model_template import template_of
+from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
+from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
+from entmtp_local.errors import UsageError
+from entmtp_local.native.session import Session
+from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import ALL, Profile, paths_of
+from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.tree import TreeShape
+
+EXIT_INTERRUPTED = 130
+
+REPLAYED = (
+    "off", "chain:1", "chain:2", "chain:3", "chain:4", "chain:5", "chain:7", "medusa:7:TASK", "hydra:7:TASK", "hydra:15:TASK",
+    "entmtp:TASK", "entmtp:constant:TASK", "entmtp:path:TASK", "entropy-chain:TASK", "throughput",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME|FILE",
+    help='code, math, chat, prose, or a file of prompts: JSON lines with "prompt", or a .txt with a prompt a line. '
+    "May be repeated. Default: all four.",
+)
+@click.option("--quick", is_flag=True, help="Only what a first use runs: some seconds.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the profile there, not to the cache folder.")
+@click.option("--log", "log_file", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the logged texts.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page with plots.")
+@click.option("--temp", type=click.FloatRange(min=0), default=TEMPERATURE, metavar="T", help=f"Default: {TEMPERATURE}.")
+@click.option("--prompts", "n_prompts", type=click.IntRange(min=1), metavar="N", help=f"Of each task. Default: {FULL.n_prompts}.")
+@click.option(
+    "-n", "--tokens", "n_tokens", type=click.IntRange(min=4), metavar="N", help=f"Of each text. Default: {FULL.n_tokens}."
+)
+@click.option("--restart", is_flag=True, help="Do not go on with an interrupted calibration.")
+@click.option("--replay", "replayed", type=click.Path(path_type=Path), metavar="FILE.npz", help="Replay a log; needs no model.")
+@click.option("--costs", metavar="NAME|PROFILE", help="What passes cost in the replay: a profile, or a table that is shipped.")
+@click.option("--policies", metavar="A,B,...", help="What to replay; TASK in a name stands for each task.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(256, MAX_N_CTX), default=2048, metavar="N", help="Default: 2048.")
+@click.option("--threads", "n_threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads.")
+@click.option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=0), metavar="N", help="Layers to keep on the GPU.")
+@click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
+@click.option(
+    "--draft-vocab", callback=parse_draft_vocab, default="auto", metavar="N|auto|full", help="As for chat. Default: auto."
+)
+@click.option("--verbose", is_flag=True, help="Show llama.cpp's own log.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def calibrate_command(model: str | None, **options: Any) -> None:
+    """Measure what drafts cost and bring with a model on this device.
+
+    Costs of passes, chances of drafts by task, trees and thresholds go into a profile, which chat and run find by themselves: it
+    holds for this file, device, engine and number of threads, and is not used for others. Ctrl-C ends it; started again, it goes
+    on where it was.
+
+    \b
+    entmtp-local calibrate model.gguf                          all tasks, some minutes
+    entmtp-local calibrate model.gguf --task notes.txt --report page.html
+    entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
+    """
+    if options["replayed"] is not None:
+        _replay(options)
+        return
+    if options["costs"] or options["policies"]:
+        raise UsageError("--costs and --policies belong to --replay FILE.npz.")
+    sys.exit(_calibrate(model, options))
+
+
+def _effort(options: dict[str, Any]) -> Effort:
+    effort = QUICK if options["quick"] else FULL
+    return replace(
+        effort,
+        n_prompts=options["n_prompts"] or effort.n_prompts,
+        n_tokens=options["n_tokens"] or effort.n_tokens,
+    )
+
+
+def _calibrate(model: str | None, options: dict[str, Any]) -> int:
+    effort = _effort(options)
+    for name in ("out", "log_file", "report"):
+        _check_writable(options[name])
+    chosen = calibration_prompts(options["tasks"] or workloads.NAMES, effort.n_prompts)
+    info, settings = open_for_drafts(find_model(model), options)
+    with Interrupt() as interrupt, Session.open(settings, interrupt) as session:
+        for notice in session.notices:
+            click.echo(notice, err=True)
+        if session.limits.max_depth == 0:
+            raise UsageError(f"there is nothing to calibrate: {session.limits.reason or 'nothing can be drafted'}.")
+        template = template_of(info, session)
+        prompts = {task: [prompt_tokens(session, template, prompt) for prompt in some] for task, some in chosen.items()}
+        key = key_of(session, settings)
+        out = options["out"] or profile_path(profile_folder(), settings.model_path, key)
+        partial = profile_path(profile_folder(), settings.model_path, key).with_suffix(".partial.npz")
+        if options["restart"]:
+            partial.unlink(missing_ok=True)
+        try:
+            with progress() as say:
+                sampling = SamplingOptions(temp=options["temp"])
+                profile, log = calibrate(session, key, prompts, sampling, effort, say, interrupt, partial)
+        except Interrupted:
+            click.echo("interrupted: the same command goes on from here.", err=True)
+            return EXIT_INTERRUPTED
+    profile.save(out)
+    if options["log_file"] is not None:
+        log.save(options["log_file"])
+    if options["report"] is not None:
+        _write_report(options["report"], profile, log)
+    _show(profile, out, as_json=options["as_json"])
+    return 0
+
+
+def _check_writable(path: Path | None) -> None:
+    """Raises: UsageError before minutes are spent on what cannot be written."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"{path} cannot be written: its folder does not exist, or it is a folder itself.")
+
+
+def _write_report(path: Path, profile: Profile, log: WideLog) -> None:
+    # seldom wanted, and every start of the program would load it
+    from entmtp_local.calibration.report import write_report
+
+    write_report(path, profile, log)
+
+
+def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(out.read_text(encoding="utf-8"))
+        return
+    costs = profile.costs
+    print("ms of verifying: " + ", ".join(f"{n}: {1e3 * seconds:.2f}" for n, seconds in costs.verify.items()))
+    if costs.level:
+        print(f"ms of a level of drafts: {1e3 * costs.level[1]:.2f}; of a draft beside its levels: {1e3 * costs.draft_fixed:.2f}")
+    for task, fit in profile.tasks.items():
+        first = fit.by_rank[0][0] if fit.by_rank else 0.0
+        print(f"{task}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
+    if profile.measured:
+        print("\nmeasured, tokens/s over plain decoding (tokens per step):")
+        for row in profile.measured:
+            print(f"  {row['task']:8s} {row['policy']:24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
+    print(f"profile: {out}")
+
+
+# -- replay
+
+
+def _replay(options: dict[str, Any]) -> None:
+    log = WideLog.load(options["replayed"])
+    costs = load_table(options["costs"]) if options["costs"] else _only_costs()
+    names = options["policies"].split(",") if options["policies"] else list(REPLAYED)
+    for name in names:
+        parse_policy(name.replace("TASK", ALL))
+    profile = Profile(costs, tasks=fit_tasks(log, costs))
+    rows = []
+    for task in log.tasks:
+        rows += _replayed_task(log.of_task(task), task, names, profile)
+    if options["report"] is not None:
+        _write_report(options["report"], profile, log)
+    if options["as_json"]:
+        print(json.dumps({"log": str(options["replayed"]), "costs": costs.as_json(), "rows": rows}))
+        return
+    print(f"costs: {costs.source}. Forecasts from a log, on which trees and thresholds were fitted too; not measured.")
+    for row in rows:
+        print(
+            f"  {row['task']:8s} {row['policy']:28s} {row['ratio']:.3f}  {row['tokens_per_second']:8.1f} tokens/s  {row['about']}"
+        )
+
+
+def _only_costs() -> CostTable:
+    raise UsageError(f"--replay needs --costs: a profile, or one of {', '.join(shipped_tables())}.")
+
+
+def _replayed_task(log: WideLog, task: str, names: list[str], profile: Profile) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    costs = profile.costs
+
+    def add(policy: str, speed: float, about: str, **more: Any) -> None:
+        rows.append({"task": task, "policy": policy, "tokens_per_second": speed, "about": about, **more})
+
+    for name in names:
+        found = replay(log, parse_policy(name.replace("TASK", task)), profile)
+        uncovered = f", {found.n_uncovered} nodes beyond the log" if found.n_uncovered else ""
+        add(name.replace(":TASK", ""), found.tokens_per_second, f"{found.tokens_per_step:.2f} tokens a step{uncovered}")
+    plain = replay(log, parse_policy("off"), profile).tokens_per_second
+    speed, shape = best_static(log, costs)
+    add("best static tree", speed, _described(shape), parents=shape.parents.tolist(), ranks=shape.ranks.tolist())
+    add("oracle (same information)", same_information(log, costs), "throughput, fitted on this log")
+    add("oracle (all-seeing)", all_seeing(log, costs), "knows what the target will say")
+    for row in rows:
+        row["ratio"] = row["tokens_per_second"] / plain if plain else 0.0
+    return rows
+
+
+def _described(shape: TreeShape) -> str:
+    if shape.is_chain:
+        return f"a chain of {shape.max_depth}"
+    return f"{shape.n_nodes - 1} nodes: " + " ".join("".join(map(str, path)) for path in paths_of(shape)[1:])

@@ -1,0 +1,85 @@
+"""The profile of a loaded model: the one that is kept, or a quick calibration where none fits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from entmtp_local.bench import workloads
+from entmtp_local.calibration.calibrate import QUICK, Interrupted, Say, calibrate, key_of, profile_path
+from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens
+from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.chat.model_template import template_of
+from entmtp_local.errors import ProfileError
+from entmtp_local.files import user_cache
+from entmtp_local.native.model_file import ModelInfo
+from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.sampling import SamplingOptions
+
+#: What chances are fitted to, where the user does not say: llama.cpp's own default.
+TEMPERATURE = 0.8
+
+
+def profile_folder() -> Path:
+    """Where profiles are kept."""
+    return user_cache() / "entmtp-local" / "profiles"
+
+
+def profile_for(
+    session: Session, options: SessionOptions, info: ModelInfo, given: Path | None, note: Callable[[str], None]
+) -> Profile:
+    """The profile of a session.
+
+    Args:
+        given: a file that the user named; where it does not fit, `note` says why and the kept one is taken.
+        note: tells the user.
+    Raises: click.Abort at Ctrl-C.
+    """
+    key = key_of(session, options)
+    kept = profile_path(profile_folder(), options.model_path, key)
+    for path in (given, kept):
+        if path is not None and (path == given or path.exists()):
+            try:
+                return Profile.load(path, key)
+            except ProfileError as error:
+                note(str(error))
+    note("measuring once what drafts cost and bring on this device (entmtp-local calibrate does it thoroughly).")
+    prompts = {}
+    template = template_of(info, session)
+    for task, some in calibration_prompts(workloads.NAMES, QUICK.n_prompts).items():
+        ids = [prompt_tokens(session, template, prompt) for prompt in some]
+        # a small context has no room for long prompts
+        fitting = [each for each in ids if 0 < len(each) < session.n_ctx // 2]
+        if fitting:
+            prompts[task] = fitting
+    with Interrupt() as interrupt, progress() as say:
+        try:
+            profile, _ = calibrate(session, key, prompts, SamplingOptions(temp=TEMPERATURE), QUICK, say, interrupt)
+        except Interrupted:
+            raise click.Abort from None
+    session.clear()
+    try:
+        profile.save(kept)
+    except OSError as error:
+        note(f"the profile cannot be kept in {kept.parent} ({error.strerror or error}): the next start measures again.")
+    return profile
+
+
+@contextmanager
+def progress() -> Iterator[Say]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _share, _what: None
+        return
+    with click.progressbar(length=1000, label="calibrating", file=sys.stderr, show_eta=True) as bar:
+
+        def say(share: float, what: str) -> None:
+            bar.label = f"calibrating ({what})"
+            bar.update(max(0, int(1000 * share) - bar.pos))
+
+        yield say
