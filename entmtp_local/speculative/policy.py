@@ -12,6 +12,7 @@ from entmtp_local.speculative.entmtp import SIGNALS, EntMTP
 from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.grown import MAX_NODES as MAX_GROWN
 from entmtp_local.speculative.grown import WAYS, GrownTree
+from entmtp_local.speculative.guard import Guard
 from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, StaticPolicy, chain
@@ -39,7 +40,7 @@ def parse_policy(text: str) -> Policy:
     if text == "off":
         return OFF
     if kind == "throughput" and (argument in VARIANTS) and text != "throughput:":
-        return Throughput(argument)
+        return Guard(Throughput()) if not argument else Throughput(argument)
     if kind == "entmtp" and text != "entmtp:":
         signal, _, task = argument.partition(":")
         if signal in SIGNALS:

@@ -1,0 +1,180 @@
+"""Watches an adaptive policy from outside and steps aside while something simpler is faster.
+
+What plain decoding and chains would have brought is known without trying them: whatever is drafted, the tokens that follow show
+how far its best-ranked chain was right. So each step is compared with what a chain of each length would have given and taken at
+the same place, and nothing is spent on trying one until there is good reason to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.throughput import Throughput
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
+
+_WINDOW = 128  # steps that the averages look back over
+_LOOK = 32  # steps between two looks at them
+_MARGIN = 0.02  # of a step's tokens, by which something else must be better
+_SURE = 3.0  # standard errors by which it must be better
+_HOLD, _LONGEST_HOLD = 64, 1024  # steps aside, the first time and at most
+_TRUST = 512  # steps without a look, after stepping aside was wrong
+
+
+class Guard:
+    """A throughput policy that is compared with plain decoding and with chains.
+
+    Args:
+        policy: what is guarded.
+    """
+
+    needs_profile = True
+
+    def __init__(self, policy: Throughput) -> None:
+        self._policy = policy
+        self.name, self.needs_entropy = policy.name, policy.needs_entropy
+        self.max_depth, self.max_nodes = policy.max_depth, policy.max_nodes
+        self._chains = [ROOT_ONLY, *(TreeShape.chain(depth) for depth in range(1, policy.max_depth + 1))]
+        self._others = Comparison(policy.max_depth)
+        self._tokens, self._seconds, self._overhead = 0.0, 0.0, 0.0  # averages of a step
+        self._n_steps = 0  # since the averages began
+        self._next_past = -1  # committed tokens, if the next step goes on with this text
+        self.aside: int | None = None  # levels of the chain that is used instead
+        self._left = 0  # steps aside that are left
+        self._hold = _HOLD
+        self._before = 0.0  # tokens per second, before it stepped aside
+        self._quiet = 0  # steps without a look that are left
+
+    def calibrated(self, profile: Profile) -> None:
+        self._policy.calibrated(profile)
+
+    def plan(self, evidence: Evidence) -> TreeShape:
+        if evidence.n_past != self._next_past:
+            self._others.forget()
+        self._next_past = evidence.n_past
+        shape = self._policy.plan(evidence)
+        return shape if self.aside is None else self._chains[self.aside]
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        return self._policy.select(tree) if self.aside is None else tree
+
+    def learn(self, outcome: Outcome) -> None:
+        path = outcome.path
+        self._next_past += len(path)
+        self._n_steps += 1
+        weight = max(1 / _WINDOW, 1 / self._n_steps)
+        self._tokens += weight * (len(path) - self._tokens)
+        self._seconds += weight * (outcome.seconds - self._seconds)
+        self._overhead += weight * (outcome.seconds - outcome.draft_seconds - outcome.verify_seconds - self._overhead)
+        if self.aside is None:
+            self._policy.learn(outcome)
+            self._compare(outcome)
+        elif self._policy.cost is not None:
+            self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
+            self._left -= 1
+            if self._left == 0:
+                self._judge()
+
+    @property
+    def _rate(self) -> float:
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    def _compare(self, outcome: Outcome) -> None:
+        """Note what chains would have brought in this step, and step aside where one has been better for long."""
+        cost = self._policy.cost
+        if cost is None or outcome.verified.copied:
+            return
+        seconds, rate = dict(zip(cost.sizes, cost.seconds, strict=True)), self._rate
+        prices = [
+            rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
+            for n in range(self.max_depth + 1)
+        ]
+        tokens = [outcome.verified.tokens[node] for node in outcome.path]
+        self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
+        self._quiet -= 1
+        if self._quiet <= 0 and self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2:
+            better = self._others.better(_MARGIN * self._tokens)
+            if better is not None:
+                self.aside, self._left, self._before = better, self._hold, rate
+                self._n_steps = 0
+
+    def _judge(self) -> None:
+        """Go back to the policy: to leave it sooner the next time if it was better to be aside, or not to for long."""
+        if self._rate > self._before:
+            self._hold = min(_LONGEST_HOLD, 2 * self._hold)
+        else:
+            self._hold, self._quiet = _HOLD, _TRUST
+        self.aside = None
+        self._n_steps = 0
+        self._others = Comparison(self.max_depth)
+
+    def within(self, limits: Limits) -> Policy:
+        policy = self._policy.within(limits)
+        if policy is self._policy:
+            return self
+        return Guard(policy) if isinstance(policy, Throughput) else policy
+
+
+class Comparison:
+    """What chains of every length would have gained over the steps that were taken, in tokens a step.
+
+    Args:
+        depth: the longest chain.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._n = 0
+        self._mean, self._square = [0.0] * (depth + 1), [0.0] * (depth + 1)
+        # chains that are right so far and how far, with what the step gained and what each chain would have cost
+        self._open: list[tuple[list[int], int, float, list[float | None]]] = []
+
+    def forget(self) -> None:
+        """What follows does not continue the text."""
+        self._open.clear()
+
+    def add(self, drafted: DraftTree, tokens: Sequence[int], gained: float, prices: list[float | None]) -> None:
+        """Take a step.
+
+        Args:
+            drafted: all that was drafted.
+            tokens: the root's, and those accepted below it.
+            gained: tokens of the step less its price.
+            prices: [n] in tokens, of a step with a chain of n; None for one that cannot be had.
+        """
+        going, self._open = self._open, []
+        for spine, n_right, before, then in going:
+            self._follow(spine, n_right, tokens, before, then)
+        spine, node = [], 0
+        while drafted.shape.children[node]:
+            node = drafted.shape.children[node][0]
+            spine.append(drafted.tokens[node])
+        self._follow(spine, 0, tokens[1:], gained, prices)
+
+    def _follow(self, spine: list[int], n_right: int, tokens: Sequence[int], gained: float, prices: list[float | None]) -> None:
+        for token in tokens:
+            if n_right == len(spine) or spine[n_right] != token:
+                break
+            n_right += 1
+        else:
+            if n_right < len(spine):
+                self._open.append((spine, n_right, gained, prices))
+                return
+        self._count(len(spine), n_right, gained, prices)
+
+    def _count(self, length: int, n_right: int, gained: float, prices: list[float | None]) -> None:
+        self._n += 1
+        weight = max(1 / _WINDOW, 1 / self._n)
+        for n, price in enumerate(prices):
+            # of a chain that is longer than what was drafted nothing is known: it counts as no better
+            more = 1 + min(n, n_right) - price - gained if price is not None and n <= length else 0.0
+            self._mean[n] += weight * (more - self._mean[n])
+            self._square[n] += weight * (more * more - self._square[n])
+
+    def better(self, margin: float) -> int | None:
+        """The length of the chain that is surely better by the margin, the best of them; None where there is none."""
+        found = max(range(len(self._mean)), key=self._mean.__getitem__)
+        mean = self._mean[found]
+        error = sqrt(max(0.0, self._square[found] - mean * mean) / max(1, min(self._n, _WINDOW)))
+        return found if mean > max(margin, _SURE * error) else None
