@@ -5,13 +5,17 @@ One session serves all arms, so that they differ in nothing else; policies that 
 next. `off` here verifies the pending token alone, in the same session. The last line is one JSON object. All arms of a run accept
 by one rule: figures of typical acceptance, which changes the text's distribution, do not belong beside those of strict.
 
-    .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 throughput] [--temp 0.8] [--acceptance typical]
+In a policy's name TASK stands for each workload. Calibration takes the last prompts of a workload, this script the first ones.
+
+    .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 entmtp:TASK throughput] [--temp 0.8]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from entmtp_local.bench import workloads  # noqa: E402
+from entmtp_local.calibration.calibrate import QUICK, calibrate, key_of  # noqa: E402
+from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens  # noqa: E402
+from entmtp_local.chat.model_template import template_of  # noqa: E402
 from entmtp_local.engine import Stats  # noqa: E402
+from entmtp_local.native.model_file import read_model  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
-from entmtp_local.speculative.cost import SIZES, CostTable  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
-from entmtp_local.speculative.profile import Profile  # noqa: E402
+from entmtp_local.speculative.profile import ALL, Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, parse_acceptance  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
@@ -34,6 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--policies", nargs="+", default=["off", "chain:1", "chain:2", "chain:3", "chain:4", "throughput"])
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="of `entmtp-local calibrate --out FILE`; default: a quick one"
+    )
     parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
     parser.add_argument("--acceptance", choices=ACCEPTANCES, default=STRICT.name)
@@ -42,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
 
     rule = parse_acceptance(options.acceptance, SamplingOptions(temp=options.temp))
-    policies = {name: parse_policy(name) for name in options.policies}
+    policies = {name: parse_policy(name.replace("TASK", ALL)) for name in options.policies}
     settings = SessionOptions(
         options.model,
         n_ctx=N_CTX,
@@ -55,39 +66,86 @@ def main() -> None:
     if not rule.lossless:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
     with Session.open(settings) as session:
-        costs = session.verification_seconds(SIZES)
-        report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in costs.items()}
+        profile = profile_of(session, settings, options.profile, options.temp)
+        report |= {"device": session.device, "engine": session.engine_info, "quick_profile": profile.quick}
+        report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in profile.costs.verify.items()}
         print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))
         print("tokens/s, ratio to the first policy, tokens per step, nodes per step, share of steps that draft nothing")
         for workload, prompts in prompts_of(session, options.model, options.prompts).items():
             # a user's session is about one thing: what is learnt begins anew with each workload
-            policies = {name: parse_policy(name).within(session.limits) for name in options.policies}
+            policies = {name: parse_policy(name.replace("TASK", workload)).within(session.limits) for name in options.policies}
             for policy in policies.values():
                 if policy.needs_profile:
-                    policy.calibrated(Profile(CostTable(costs)))
+                    policy.calibrated(profile)
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):
                 for name in turned(list(policies), i):
                     sampling = SamplingOptions(temp=options.temp, seed=i)
                     stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule))
-            rows: dict[str, dict[str, float]] = {}
-            for name, some in stats.items():
-                rows[name] = {
-                    "tokens_per_second": speed(some),
-                    "tokens_per_step": per_step(some, n_tokens(some)),
-                    "nodes_per_step": per_step(some, sum(s.n_nodes for s in some)),
-                    "plain_share": per_step(some, sum(s.n_plain_steps for s in some)),
-                    "schedule_ms": 1e3 * per_step(some, sum(s.seconds["schedule"] for s in some)),
-                }
-                rows[name]["ratio"] = rows[name]["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
-                row = rows[name]
+            rows = {name: figures(some) for name, some in stats.items()}
+            for name, row in rows.items():
+                row["ratio"] = row["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
                 print(
-                    f"{workload:6s} {name:12s} {row['tokens_per_second']:8.2f}  {row['ratio']:.3f}  "
+                    f"{workload:6s} {name:24s} {row['tokens_per_second']:8.2f}  {row['ratio']:.3f}  "
                     f"{row['tokens_per_step']:.3f}  {row['nodes_per_step']:5.2f}  {row['plain_share']:.2f}",
                     flush=True,
                 )
             report["workloads"][workload] = rows
+    report["summary"] = summary(report["workloads"])
+    for line, value in report["summary"].items():
+        print(f"{line}: {value}")
     print(json.dumps(report))
+
+
+def profile_of(session: Session, settings: SessionOptions, path: Path | None, temp: float) -> Profile:
+    """The profile that was given, or a quick calibration of this session."""
+    key = key_of(session, settings)
+    if path is not None:
+        return Profile.load(path, key)
+    template = template_of(read_model(settings.model_path), session)
+    prompts = {
+        task: [prompt_tokens(session, template, prompt) for prompt in some]
+        for task, some in calibration_prompts(workloads.NAMES, QUICK.n_prompts).items()
+    }
+    return calibrate(session, key, prompts, SamplingOptions(temp=temp), QUICK, lambda *_: None, lambda: False)[0]
+
+
+def figures(stats: list[Stats]) -> dict[str, float]:
+    return {
+        "tokens_per_second": speed(stats),
+        "tokens_per_step": per_step(stats, n_tokens(stats)),
+        "nodes_per_step": per_step(stats, sum(s.n_nodes for s in stats)),
+        "plain_share": per_step(stats, sum(s.n_plain_steps for s in stats)),
+        "schedule_ms": 1e3 * per_step(stats, sum(s.seconds["schedule"] for s in stats)),
+    }
+
+
+def summary(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """The throughput policy beside what hindsight would have chosen."""
+    names = list(next(iter(rows.values())))
+    kinds = {
+        "chain": [name for name in names if name.startswith(("off", "chain:"))],
+        "tree": [name for name in names if name.startswith(("tree:", "medusa:", "hydra:"))],
+    }
+    static = [*kinds["chain"], *kinds["tree"]]
+    if "throughput" not in names or not static:
+        return {}
+    found: dict[str, Any] = {}
+    ours = {workload: row["throughput"]["tokens_per_second"] for workload, row in rows.items()}
+    for kind, some in kinds.items():
+        for workload, row in rows.items():
+            if some:
+                best = max(some, key=lambda name: row[name]["tokens_per_second"])
+                ratio = ours[workload] / row[best]["tokens_per_second"]
+                found[f"throughput over the best static {kind} for {workload}"] = f"{ratio:.3f} ({best})"
+
+    def mean(name: str) -> float:
+        return math.exp(statistics.fmean(math.log(row[name]["ratio"]) for row in rows.values()))
+
+    best = max(static, key=mean)
+    found["throughput over plain decoding, geometric mean"] = f"{mean('throughput') / mean(names[0]):.3f}"
+    found["throughput over the best single static setting, geometric mean"] = f"{mean('throughput') / mean(best):.3f} ({best})"
+    return found
 
 
 if __name__ == "__main__":
