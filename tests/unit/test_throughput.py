@@ -36,8 +36,8 @@ STAIRS = {1: 20e-3, 2: 36e-3, 3: 44e-3, 4: 39e-3, 6: 56e-3, 8: 57e-3, 12: 68e-3,
 CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30e-3, 16: 31e-3}
 
 
-def ready(costs: dict[int, float] = PROCESSOR, **values: int) -> Throughput:
-    policy = Throughput(**values)
+def ready(costs: dict[int, float] = PROCESSOR, variant: str = "") -> Throughput:
+    policy = Throughput(variant)
     policy.calibrated(Profile(CostTable(costs)))
     return policy
 
@@ -52,7 +52,7 @@ def test_the_selected_nodes_are_the_best_there_are(seed: int) -> None:
     shape = TreeShape.from_parents(parents)
     logp = np.log(rng.uniform(0.02, 0.98, n)).astype(np.float32)
     costs = {size: float(seconds) for size, seconds in zip(range(1, n + 1), np.cumsum(rng.uniform(0.1, 1.0, n)), strict=True)}
-    policy = ready(costs)
+    policy = ready(costs, "global")
     rate = float(rng.uniform(0.1, 3.0))
     policy._tokens, policy._seconds = rate, 1.0
     chosen = policy.select(DraftTree(shape, tuple(range(n)), logp))
