@@ -178,7 +178,7 @@ class Throughput:
         expected = list(accumulate(values[node] for node in order))
         rate, seconds = self._rate, cost.seconds
         best = max(
-            (i for i, size in enumerate(cost.sizes) if size <= (self._variant.budget or len(values))),
+            (i for i, size in enumerate(cost.sizes) if size <= min(self._variant.budget or len(values), len(values))),
             key=lambda i: expected[cost.sizes[i] - 1] - (0.0 if self._variant.budget else rate * seconds[i]),
         )
         self._kept = tuple(sorted(order[: cost.sizes[best]]))
