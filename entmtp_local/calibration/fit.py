@@ -24,7 +24,7 @@ N_ENTROPY_BINS = 8
 N_GROWN = 31
 N_RANKS = 4
 FloatArray = npt.NDArray[np.float64]
-_SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
+_SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32)
 
 
 class Positions:
@@ -87,9 +87,11 @@ def accepted_by_rank(positions: Positions) -> list[list[float]]:
     """[depth - 1][rank]: share of candidates that were the text's own token, where the spine above was right."""
     depth = positions.shape.max_depth
     hits, reached = np.zeros((depth, N_RANKS)), np.zeros(depth)
-    for text in positions.followed:
-        for i, steps in enumerate(text):
-            for d in range(min(depth, len(text) - i)):
+    for logged, text in zip(positions.texts, positions.followed, strict=True):
+        # a token that ends the text is no draft's to guess
+        n_judged = len(logged.tokens) - 1 - logged.ended
+        for i, steps in enumerate(text[:n_judged]):
+            for d in range(min(depth, n_judged - i)):
                 reached[d] += 1
                 if len(steps) <= d:
                     break
@@ -179,19 +181,21 @@ def choose_trees(
 ) -> TreeSet:
     """Thresholds of a running signal between trees, larger trees where the signal is lower.
 
-    The signal's bins hold equally many positions. Each bin gets the tree with the most tokens beyond their price, at the rate of
-    the best single tree; trees may only get smaller from bin to bin.
+    The signal's bins hold equally many of the steps that the best single tree takes: steps begin where the last one's drafts
+    failed, and there entropies are higher than elsewhere. Each bin gets the tree with the most tokens beyond their price, at the
+    rate of the best single tree; trees may only get smaller from bin to bin.
 
     Args:
         trees: by size, ascending, the root's () among their paths.
         signal: "running", "path" or "constant".
     """
-    rate = max(speed(positions, tree, costs) for tree in trees)
+    speeds = [speed(positions, tree, costs) for tree in trees]
+    rate = max(speeds)
+    best = speeds.index(rate)
     if signal == "constant":
-        best = max(range(len(trees)), key=lambda i: speed(positions, trees[i], costs))
         return TreeSet(tuple(trees), (), (best,))
-    values, accepted = _signal_and_lengths(positions, trees, signal)
-    edges = tuple(float(edge) for edge in np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins)))
+    values, accepted = _signal_and_lengths(positions, trees, signal, set(trees[best]))
+    edges = tuple(float(edge) for edge in np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))) if len(values) else ()
     bins = np.searchsorted(edges, values, side="right")
     price = []
     for tree in trees:
@@ -204,31 +208,28 @@ def choose_trees(
 
 
 def _signal_and_lengths(
-    positions: Positions, trees: Sequence[tuple[NodePath, ...]], signal: str
+    positions: Positions, trees: Sequence[tuple[NodePath, ...]], signal: str, walked: set[NodePath]
 ) -> tuple[FloatArray, list[FloatArray]]:
-    """The running signal at each position, and the accepted length of each tree there."""
+    """The running signal at each step of a run with the tree `walked`, and the accepted length of each tree there."""
+
+    def length(steps: list[NodePath], tree: set[NodePath]) -> int:
+        return next((n for n, path in enumerate(steps) if path not in tree), len(steps))
+
     values: list[float] = []
-    for text in positions.texts:
-        running = RunningSignal(signal)
-        for i in range(len(text.drafts)):
-            values.append(running.before(float(text.entropies[i])))
-            running.after(DraftTree(positions.shape, (), text.logp[i]))
-    known = [set(tree) for tree in trees]
-    lengths = [
-        np.array(
-            [
-                next((n for n, path in enumerate(steps) if path not in tree), len(steps))
-                for text in positions.followed
-                for steps in text
-            ],
-            dtype=np.float64,
-        )
-        for tree in known
-    ]
+    visited: list[list[NodePath]] = []
+    running = RunningSignal(signal)
+    for text, followed in zip(positions.texts, positions.followed, strict=True):
+        at = 0
+        while at < len(followed):
+            values.append(running.before(float(text.entropies[at])))
+            visited.append(followed[at])
+            running.after(DraftTree(positions.shape, (), text.logp[at]))
+            at += length(followed[at], walked) + 1
     found = np.array(values)
-    # the first steps of a text, before there is a signal, count as its middle
-    found[np.isnan(found)] = np.nanmedian(found)
-    return found, lengths
+    # the first steps, before there is a signal, say nothing of it
+    known = ~np.isnan(found)
+    lengths = [np.array([length(steps, set(tree)) for steps in visited], dtype=np.float64)[known] for tree in trees]
+    return found[known], lengths
 
 
 def _descending(worth: FloatArray) -> tuple[int, ...]:

@@ -145,9 +145,10 @@ class Replayed:
 
 def replay(log: WideLog, policy: Policy, profile: Profile) -> Replayed:
     """Decode every text of a log by a policy, which keeps what it learns from one text to the next."""
+    engine = ReplayEngine(log, profile.costs)
+    policy = policy.within(engine.limits)
     if policy.needs_profile:
         policy.calibrated(profile)
-    engine = ReplayEngine(log, profile.costs)
     found = []
     for text in log.texts:
         if len(text.tokens) < 2:

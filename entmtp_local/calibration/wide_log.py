@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from entmtp_local.errors import UsageError
 from entmtp_local.files import replace_file
+from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.tree import Int32Array, TreeShape
 
 FORMAT, VERSION = "entmtp-local wide log", 1
@@ -117,7 +119,7 @@ class WideLog:
                 return WideLog(shape, dict(header["about"]), texts)
         except FileNotFoundError:
             raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log {path}.") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(
                 f"{path} is not a wide log, or a damaged one ({type(error).__name__}); "
                 f"write one with entmtp-local calibrate --log {path}."
@@ -134,4 +136,6 @@ def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
     )
     if n == 0 or any(found != expected for found, expected in sizes):
         raise ValueError("arrays of other sizes than their text")
+    if not np.isfinite(text.entropies).all() or text.task == ALL:
+        raise ValueError("entropies that are none, or a task whose name stands for all of them")
     return text

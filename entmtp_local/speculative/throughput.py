@@ -185,8 +185,8 @@ class Throughput:
         expected = list(accumulate(values[node] for node in order))
         sizes, seconds, budget = cost.sizes, cost.seconds, self._variant.budget
         allowed = [i for i, size in enumerate(sizes) if size <= min(budget or len(values), len(values))]
-        # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had there:
-        # the rate that a node must beat lies between that of the run and this step's own best
+        # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
+        # there: the rate that a node must beat lies between that of the run and this step's own best
         here = max(expected[sizes[i] - 1] / seconds[i] for i in allowed)
         rate = self._rate + self._variant.local * (here - self._rate)
         best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))

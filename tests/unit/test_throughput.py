@@ -36,8 +36,8 @@ STAIRS = {1: 20e-3, 2: 36e-3, 3: 44e-3, 4: 39e-3, 6: 56e-3, 8: 57e-3, 12: 68e-3,
 CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30e-3, 16: 31e-3}
 
 
-def ready(costs: dict[int, float] = PROCESSOR, variant: str = "") -> Throughput:
-    policy = Throughput(variant)
+def ready(costs: dict[int, float] = PROCESSOR, variant: str = "", depth: int = 8) -> Throughput:
+    policy = Throughput(variant, depth)
     policy.calibrated(Profile(CostTable(costs)))
     return policy
 
@@ -270,3 +270,10 @@ def test_without_costs_it_drafts_a_chain() -> None:
     assert shape.is_chain and shape.max_depth == 3
     tree = DraftTree(shape, (1, 2, 3, 4), np.zeros(4, dtype=np.float32))
     assert policy.select(tree) is tree
+
+
+def test_a_budget_beyond_what_was_drafted_takes_all_of_it() -> None:
+    policy = ready(PROCESSOR, variant="costless", depth=2)
+    tree = TreeShape.comb(2, 3)
+    drafted = DraftTree(tree, tuple(range(tree.n_nodes)), np.full(tree.n_nodes, -0.5, dtype=np.float32))
+    assert policy.select(drafted).shape.n_nodes == max(size for size in PROCESSOR if size <= tree.n_nodes)
