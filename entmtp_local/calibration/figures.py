@@ -85,10 +85,10 @@ def accepted_by_entropy(each: Logged) -> list[tuple[int, int]]:
     """Accepted best-ranked candidates right below the root, and all of them, in the fit's bins of entropy."""
     edges = each.fit.entropy_edges
     found = [[0, 0] for _ in range(len(edges) + 1)]
-    for logged, followed in zip(each.positions.texts, each.positions.followed, strict=True):
-        # a token that ends the text is emitted as the bonus: no candidate can be accepted for it
-        for i, steps in enumerate(followed[: len(logged.tokens) - logged.ended - 1]):
-            place = found[entropy_bin(float(logged.entropies[i]), edges)]
+    for text, followed in zip(each.positions.texts, each.positions.followed, strict=True):
+        # the last token is emitted as the bonus: no candidate can be accepted for it
+        for i, steps in enumerate(followed[:-1]):
+            place = found[entropy_bin(float(text.entropies[i]), edges)]
             place[0] += bool(steps) and steps[0] == (0,)
             place[1] += 1
     return [(hits, n) for hits, n in found]

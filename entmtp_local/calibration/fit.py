@@ -17,7 +17,7 @@ from entmtp_local.speculative.acceptance import AcceptanceModel, Context
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.entmtp import RunningSignal
 from entmtp_local.speculative.entropy import quantile_edges
-from entmtp_local.speculative.profile import ALL, NodePath, TaskFit, TreeSet, paths_of, shape_of
+from entmtp_local.speculative.profile import ALL, SETS, NodePath, TaskFit, TreeSet, paths_of, shape_of
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 N_ENTROPY_BINS = 8
@@ -47,12 +47,11 @@ class Positions:
     def _followed(self, text: LoggedText) -> list[list[NodePath]]:
         children, paths = self.shape.children, self.paths
         tokens, drafts = text.tokens.tolist(), text.drafts.tolist()
-        # a token that ends the text is emitted as the bonus, never accepted
-        n_acceptable = len(tokens) - text.ended
         found = []
         for i, row in enumerate(drafts):
             node, steps = 0, []
-            for at in range(i + 1, n_acceptable):
+            # a text's last token is emitted as the bonus, never accepted
+            for at in range(i + 1, len(tokens) - 1):
                 following = next((child for child in children[node] if row[child] == tokens[at]), None)
                 if following is None:
                     break
@@ -87,11 +86,9 @@ def accepted_by_rank(positions: Positions) -> list[list[float]]:
     """[depth - 1][rank]: share of candidates that were the text's own token, where the spine above was right."""
     depth = positions.shape.max_depth
     hits, reached = np.zeros((depth, N_RANKS)), np.zeros(depth)
-    for logged, text in zip(positions.texts, positions.followed, strict=True):
-        # a token that ends the text is no draft's to guess
-        n_judged = len(logged.tokens) - 1 - logged.ended
-        for i, steps in enumerate(text[:n_judged]):
-            for d in range(min(depth, n_judged - i)):
+    for text in positions.followed:
+        for i, steps in enumerate(text):
+            for d in range(min(depth, len(text) - i - 1)):
                 reached[d] += 1
                 if len(steps) <= d:
                     break
@@ -156,7 +153,7 @@ def speed(positions: Positions, tree: Sequence[NodePath], costs: CostTable) -> f
 
 def hull(positions: Positions, grown: Sequence[NodePath], costs: CostTable) -> list[int]:
     """Sizes of the growing tree, its root included, that no mixture of others beats: the Pareto hull of seconds and tokens."""
-    sizes = [size for size in _SIZES if size <= min(len(grown), max(costs.verify))] or [len(grown)]
+    sizes = [size for size in _SIZES if size <= min(len(grown), max(costs.verify))] or [1]
     points = []
     for size in sizes:
         n_tokens, n_steps, _ = positions.walk(set(grown[1:size]))
@@ -269,13 +266,14 @@ def acceptance_rows(positions: Positions, model: AcceptanceModel) -> tuple[Float
     right: list[float] = []
     for text, followed in zip(positions.texts, positions.followed, strict=True):
         running, usual = RunningSignal("running"), 0.0
-        n_acceptable = len(text.tokens) - text.ended
         for i, steps in enumerate(followed):
             entropy = float(text.entropies[i])
             context = Context(entropy, float(np.exp(running.before(entropy))), usual)
             tree = DraftTree(shape, (), text.logp[i], entropy=text.head_entropies[i])
             on_path = [0, *(place[path] for path in steps)]
-            seen = [child for depth, node in enumerate(on_path) if i + 1 + depth < n_acceptable for child in shape.children[node]]
+            seen = [
+                child for depth, node in enumerate(on_path) if i + 1 + depth < len(followed) for child in shape.children[node]
+            ]
             rows.append(model.rows(tree, context)[seen])
             right += [float(child in on_path) for child in seen]
             spine = next((n for n, path in enumerate(steps) if path[-1] != 0), len(steps))
@@ -289,7 +287,7 @@ def fit_bound(positions: Positions) -> float:
     right: list[float] = []
     for text, followed in zip(positions.texts, positions.followed, strict=True):
         for i, steps in enumerate(followed):
-            if i + 1 < len(text.tokens) - text.ended:
+            if i + 1 < len(followed):
                 entropies.append(float(text.head_entropies[i, 0]))
                 right.append(float(bool(steps) and steps[0] == (0,)))
     if not right:
@@ -345,13 +343,13 @@ def fit_task(log: WideLog, costs: CostTable) -> TaskFit:
         n_texts=len(positions.texts),
         acceptance=fit_acceptance(positions).as_json(),
         by_rank=tuple(map(tuple, by_rank)),
-        entropy_edges=quantile_edges(entropies, N_ENTROPY_BINS) if len(entropies) else (),
+        entropy_edges=quantile_edges(entropies, N_ENTROPY_BINS),
         gamma=gamma,
         chain_depth=chain_depth,
         chain_bound=chain_bound,
         medusa=grow_medusa(by_rank, N_GROWN),
         hydra=hydra,
-        sets={signal: choose_trees(positions, trees, costs, signal) for signal in ("running", "path", "constant")},
+        sets={signal: choose_trees(positions, trees, costs, signal) for signal in SETS},
     )
 
 

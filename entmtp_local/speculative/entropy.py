@@ -84,7 +84,10 @@ def quantile_edges(entropies: Sequence[float] | npt.NDArray[np.float64], n_bins:
     Returns: up to n_bins - 1 ascending log-entropies.
     """
     logs = np.log(np.maximum(np.asarray(entropies, dtype=np.float64), _FLOOR))
-    return tuple(float(edge) for edge in np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins)))
+    if not len(logs):
+        return ()
+    # a value on an edge belongs to the bin above it
+    return tuple(float(edge) for edge in np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins)) if edge > logs.min())
 
 
 def entropy_bin(entropy: float, edges: Sequence[float]) -> int:

@@ -211,12 +211,10 @@ def test_points_are_those_of_the_walk() -> None:
 def test_by_entropy_leaves_out_what_cannot_be_accepted() -> None:
     each = logged("<b>")
     found = figures.accepted_by_entropy(each)
-    judged = sum(len(t.drafts) - t.ended for t in each.positions.texts)
+    judged = sum(len(t.drafts) - 1 for t in each.positions.texts)
     assert sum(n for _, n in found) == judged
     right = sum(
-        int(t.drafts[i, SHAPE.children[0][0]] == t.tokens[i + 1])
-        for t in each.positions.texts
-        for i in range(len(t.drafts) - t.ended)
+        int(t.drafts[i, SHAPE.children[0][0]] == t.tokens[i + 1]) for t in each.positions.texts for i in range(len(t.drafts) - 1)
     )
     assert sum(hits for hits, _ in found) == right
     assert all(low <= hits / n <= high for hits, n in found for low, high in [figures.share_interval(hits, n)])
