@@ -148,9 +148,8 @@ class Profile:
         """Raises: ProfileError where the task was not calibrated."""
         if name not in self.tasks:
             known = ", ".join(self.tasks) or "none"
-            raise ProfileError(
-                f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL --task {name} first."
-            )
+            task = "" if name == ALL else f" --task {name}"
+            raise ProfileError(f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL{task} first.")
         return self.tasks[name]
 
     def save(self, path: Path) -> None:
