@@ -84,7 +84,11 @@ class Guard:
     def _compare(self, outcome: Outcome) -> None:
         """Note what chains would have brought in this step, and step aside where one has been better for long."""
         cost = self._policy.cost
-        if cost is None or outcome.verified.copied:
+        if cost is None:
+            return
+        if outcome.verified.copied:
+            # what chains would have brought here is not known, nor how those that were right so far went on
+            self._others.forget()
             return
         seconds, rate = dict(zip(cost.sizes, cost.seconds, strict=True)), self._rate
         prices = [
