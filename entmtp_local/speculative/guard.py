@@ -19,7 +19,8 @@ _WINDOW = 128  # steps that the averages look back over
 _LOOK = 32  # steps between two looks at them
 _MARGIN = 0.02  # of a step's tokens, by which something else must be better
 _SURE = 3.0  # standard errors by which it must be better
-_HOLD, _LONGEST_HOLD = 64, 1024  # steps aside, the first time and at most
+_HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
+_AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
 
@@ -98,7 +99,8 @@ class Guard:
         tokens = [outcome.verified.tokens[node] for node in outcome.path]
         self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
         self._quiet -= 1
-        if self._quiet <= 0 and self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2:
+        due = self._n_steps % _AGAIN == 0 if self._hold > _HOLD else self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2
+        if self._quiet <= 0 and due:
             better = self._others.better(_MARGIN * self._tokens)
             if better is not None:
                 self.aside, self._left, self._before = better, self._hold, rate
