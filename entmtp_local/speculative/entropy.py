@@ -86,8 +86,9 @@ def quantile_edges(entropies: Sequence[float] | npt.NDArray[np.float64], n_bins:
     logs = np.log(np.maximum(np.asarray(entropies, dtype=np.float64), _FLOOR))
     if not len(logs):
         return ()
-    # a value on an edge belongs to the bin above it
-    return tuple(float(edge) for edge in np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins)) if edge > logs.min())
+    # edges are values themselves, each of which belongs to the bin above it
+    edges = np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins, method="higher"))
+    return tuple(float(edge) for edge in edges if edge > logs.min())
 
 
 def entropy_bin(entropy: float, edges: Sequence[float]) -> int:
