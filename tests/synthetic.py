@@ -48,7 +48,7 @@ def synthetic_log(
         logp, head = np.zeros((n, shape.n_nodes), dtype=np.float32), np.empty((n, shape.n_nodes), dtype=np.float32)
         for i in range(n):
             by_rank = chances[states[i]]
-            said = np.array([by_rank[rank] if rank < len(by_rank) else 1e-3 for rank in shape.ranks])
+            said = np.array([max(by_rank[rank], 1e-3) if rank < len(by_rank) else 1e-3 for rank in shape.ranks])
             logp[i, 1:] = np.log(said[1:])
             head[i] = np.where(leaves, np.nan, ENTROPIES[states[i]])
             drafts[i] = 1000 + np.arange(shape.n_nodes)  # wrong ones
