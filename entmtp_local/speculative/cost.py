@@ -78,6 +78,16 @@ class CostTable:
         return table
 
 
+def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Measured seconds by number of nodes, less what another program took in between."""
+    found = dict(sorted(seconds.items(), reverse=True))
+    least = float("inf")
+    for size, taken in found.items():
+        found[size] = min(taken, _STEEPEST * least)
+        least = min(least, found[size])
+    return dict(sorted(found.items()))
+
+
 def _numbers(content: Any) -> dict[int, float]:
     found = {int(size): _seconds(seconds) for size, seconds in content.items()}
     if 1 not in found or min(found) < 1 or min(found.values()) == 0:
@@ -113,8 +123,6 @@ class CostModel:
     def __init__(self, table: CostTable) -> None:
         self.sizes = [size for size in sorted(table.verify) if size in SIZES]
         self._base = [table.verify[size] for size in self.sizes]
-        for i in range(len(self._base) - 2, -1, -1):
-            self._base[i] = min(self._base[i], _STEEPEST * self._base[i + 1])
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self.level_seconds = table.level[1] if table.level else 0.0
