@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
-from entmtp_local.speculative.cost import SIZES, CostModel, CostTable
+from entmtp_local.speculative.cost import SIZES, CostModel, CostTable, without_interruptions
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
 from entmtp_local.speculative.throughput import Throughput
