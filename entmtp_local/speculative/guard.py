@@ -91,13 +91,16 @@ class Guard:
             # what chains would have brought here is not known, nor how those that were right so far went on
             self._others.forget()
             return
-        seconds, rate = dict(zip(cost.sizes, cost.seconds, strict=True)), self._rate
-        prices = [
-            rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
-            for n in range(self.max_depth + 1)
-        ]
-        tokens = [outcome.verified.tokens[node] for node in outcome.path]
-        self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
+        rate = self._rate
+        # a step that drafted nothing is plain decoding, and shows nothing of chains
+        if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
+            seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
+            prices = [
+                rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
+                for n in range(self.max_depth + 1)
+            ]
+            tokens = [outcome.verified.tokens[node] for node in outcome.path]
+            self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
         self._quiet -= 1
         due = self._n_steps % _AGAIN == 0 if self._hold > _HOLD else self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2
         if self._quiet <= 0 and due:
@@ -136,6 +139,11 @@ class Comparison:
         # chains that are right so far and how far, with what the step gained and what each chain would have cost
         self._open: list[tuple[list[int], int, float, list[float | None]]] = []
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is still open how far some chain was right."""
+        return bool(self._open)
+
     def forget(self) -> None:
         """What follows does not continue the text."""
         self._open.clear()
@@ -152,6 +160,8 @@ class Comparison:
         going, self._open = self._open, []
         for spine, n_right, before, then in going:
             self._follow(spine, n_right, tokens, before, then)
+        if drafted.shape.n_nodes == 1:
+            return
         spine, node = [], 0
         while drafted.shape.children[node]:
             node = drafted.shape.children[node][0]

@@ -171,14 +171,13 @@ def test_chains_are_judged_by_the_tokens_that_follow() -> None:
     # drafted 5 6 7, nothing of which was verified; then 5 and 6 follow, one by one, and 8
     found.add(tree((4, 5, 6, 7)), [4], 0.0, prices)
     assert found._n == 0
-    for n, token in enumerate((5, 6)):
+    for token in (5, 6):
         found.add(DraftTree(ROOT_ONLY, (token,)), [token], 0.0, [None] * 4)
-        # steps that drafted nothing count at once, the chain when it is over
-        assert found._n == n + 1
+        assert found._n == 0 and found.waits
     found.add(DraftTree(ROOT_ONLY, (8,)), [8], 0.0, [None] * 4)
-    assert found._n == 4
-    means = [mean * found._n for mean in found._mean]
-    assert means == pytest.approx([1 - 1.0, 2 - 1.5, 3 - 2.0, 0.0])
+    # steps that drafted nothing show nothing of chains, and the one chain is over
+    assert found._n == 1 and not found.waits
+    assert found._mean == pytest.approx([1 - 1.0, 2 - 1.5, 3 - 2.0, 0.0])
 
 
 def test_what_is_longer_than_what_was_drafted_counts_as_no_better() -> None:
@@ -191,8 +190,8 @@ def test_a_difference_has_to_be_sure() -> None:
     rng = random.Random(0)
     sure, unsure = Comparison(1), Comparison(1)
     for _ in range(200):
-        sure.add(DraftTree(ROOT_ONLY, (1,)), [1], 0.9, [0.0, None])
-        unsure.add(DraftTree(ROOT_ONLY, (1,)), [1], 0.9 + 3 * rng.choice((-1, 1)), [0.0, None])
+        sure.add(tree((1, 2)), [1, 9], 0.9, [0.0, None])
+        unsure.add(tree((1, 2)), [1, 9], 0.9 + 3 * rng.choice((-1, 1)), [0.0, None])
     assert sure.better(0.05) == 0 and sure.better(0.2) is None
     assert unsure.better(0.02) is None
 
