@@ -18,6 +18,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 _WINDOW = 128  # steps that the averages look back over
 _LOOK = 32  # steps between two looks at them
 _MARGIN = 0.02  # of a step's tokens, by which something else must be better
+_UNSEEN = 4.0  # square of the tokens that one step not seen yet may differ by
 _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
@@ -192,5 +193,7 @@ class Comparison:
         """The length of the chain that is surely better by the margin, the best of them; None where there is none."""
         found = max(range(len(self._mean)), key=self._mean.__getitem__)
         mean = self._mean[found]
-        error = sqrt(max(0.0, self._square[found] - mean * mean) / max(1, min(self._n, _WINDOW)))
+        n = max(1, min(self._n, _WINDOW))
+        # few steps may not have seen yet how far drafts can hold
+        error = sqrt((max(0.0, self._square[found] - mean * mean) + _UNSEEN / n) / n)
         return found if mean > max(margin, _SURE * error) else None
