@@ -138,7 +138,9 @@ class Server:
                 if not self._port_was_taken():
                     raise ServerError(self._ended("while it started"))
                 if is_last:
-                    raise ServerError(f"{self.name} found its ports taken by other programs {_N_PORTS} times; run the command again.")
+                    raise ServerError(
+                        f"{self.name} found its ports taken by other programs {_N_PORTS} times; run the command again."
+                    )
                 return False
             if self._is_ready():
                 self._check_identity()

@@ -70,10 +70,11 @@ def ratio_of(cells: Cells) -> Ratio | None:
 
     Returns: None where no pair is left.
     """
-    kept = [array for array in (cells.tokens, cells.seconds, cells.base_tokens, cells.base_seconds)]
-    there = (kept[1] > 0) & (kept[3] > 0)
+    there = (cells.seconds > 0) & (cells.base_seconds > 0)
     rows = there.any(axis=1)
-    tokens, seconds, base_tokens, base_seconds = (np.where(there, array, 0.0)[rows] for array in kept)
+    tokens, seconds, base_tokens, base_seconds = (
+        np.where(there, array, 0.0)[rows] for array in (cells.tokens, cells.seconds, cells.base_tokens, cells.base_seconds)
+    )
     n_rounds, n_prompts = tokens.shape
     if n_rounds == 0:
         return None
@@ -138,7 +139,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def sign_test(n_wins: int, n: int) -> float:
     """Two-sided: the chance of at least so uneven a split of n fair coins."""
     tail = sum(math.comb(n, k) for k in range(max(n_wins, n - n_wins), n + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2.0 * tail / 2.0**n)
 
 
 def chi_square_tail(statistic: float, n_free: int) -> float:
@@ -156,16 +157,16 @@ def same_distribution(one: Sequence[int], other: Sequence[int]) -> float:
         one, other: drawn tokens; those that are expected fewer than 5 times in either are put together.
     """
     cells: list[tuple[int, int]] = []
-    rare = (0, 0)
+    rare_one = rare_other = 0
     share = len(one) / (len(one) + len(other))
     for token in set(one) | set(other):
         a, b = sum(x == token for x in one), sum(x == token for x in other)
         if (a + b) * min(share, 1 - share) >= 5:
             cells.append((a, b))
         else:
-            rare = (rare[0] + a, rare[1] + b)
-    if sum(rare) * min(share, 1 - share) >= 5 or (sum(rare) and not cells):
-        cells.append(rare)
+            rare_one, rare_other = rare_one + a, rare_other + b
+    if rare_one + rare_other:
+        cells.append((rare_one, rare_other))
     statistic = 0.0
     for a, b in cells:
         expected = (a + b) * share

@@ -89,7 +89,9 @@ def check_clock(name: str, text: Text, wall_seconds: float) -> None:
     """
     counted = text.prefill_seconds + text.decode_seconds
     if counted > wall_seconds + _CLOCK_SECONDS:
-        raise ClockError(f"the timings of {name} contradict the clock: it counts {counted:.3f} s where {wall_seconds:.3f} s passed.")
+        raise ClockError(
+            f"the timings of {name} contradict the clock: it counts {counted:.3f} s where {wall_seconds:.3f} s passed."
+        )
     if wall_seconds - counted > _OVERHEAD_SECONDS + _OVERHEAD_SHARE * wall_seconds:
         raise ClockError(
             f"the timings of {name} leave time out: it counts {counted:.3f} s where {wall_seconds:.3f} s passed; "

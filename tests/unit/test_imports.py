@@ -19,7 +19,7 @@ ALLOWED = {
     "native": {"errors", "files", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},
-    "bench": {"errors", "speculative", "native", "engine", "bench"},
+    "bench": {"errors", "files", "speculative", "native", "engine", "bench"},
     "calibration": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration"},
     "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "cli"},
 }
