@@ -22,13 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from entmtp_local.bench.text import ClockError, Request, Text, check_clock
+from entmtp_local.bench.text import Request, Text, on_the_clock
 from entmtp_local.errors import ServerError
 
 _HOST = "127.0.0.1"
 _N_PORTS = 3
-# A busy machine may keep a request waiting once; a counter that is wrong is wrong each time.
-_N_TRIES = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -175,19 +173,7 @@ class Server:
 
         Raises: ServerError where the server fails; ClockError where its counters are wrong again and again.
         """
-        for attempt in range(_N_TRIES):
-            begin = time.perf_counter()
-            answer = self._completion(request)
-            wall = time.perf_counter() - begin
-            text = self._parse(answer, len(request.prompt))
-            try:
-                check_clock(self.name, text, wall)
-            except ClockError:
-                if attempt == _N_TRIES - 1:
-                    raise
-                continue
-            break
-        return text
+        return on_the_clock(self.name, lambda: self._parse(self._completion(request), len(request.prompt)))
 
     def _completion(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from entmtp_local.bench.text import Request, Text, check_clock
+from entmtp_local.bench.text import Request, Text, on_the_clock
 from entmtp_local.engine import generate
 from entmtp_local.errors import EngineError, EntMTPError
 from entmtp_local.native.session import Session, SessionOptions
@@ -164,10 +163,7 @@ class Worker:
 
     def complete(self, request: Request) -> Text:
         """Continue a prompt on an empty context."""
-        begin = time.perf_counter()
-        text = self._call("complete", request)
-        check_clock(self.name, text, time.perf_counter() - begin)
-        return text  # type: ignore[no-any-return]
+        return on_the_clock(self.name, lambda: self._call("complete", request))
 
     def gap(self, text: Sequence[int], one: int, other: int) -> Gap:
         """See Answering."""
