@@ -41,7 +41,7 @@ class Record:
                 raise UsageError("--resume goes on with the file of --json FILE; name it.")
             found = Record.read(path)
             _check_settings(path, found.content["settings"], settings)
-            found.content["complete"] = False
+            found.content |= {"complete": False, "settings": dict(settings)}
             return found
         if path is not None and path.exists():
             _check_replaceable(path)
@@ -101,6 +101,9 @@ class Record:
 def _check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     # through JSON, which has no tuples
     now = json.loads(json.dumps(wanted))
+    if isinstance(found.get("n_rounds"), int) and found["n_rounds"] <= now["n_rounds"]:
+        # rounds can be added
+        now["n_rounds"] = found["n_rounds"]
     differing = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
     if differing:
         raise UsageError(
