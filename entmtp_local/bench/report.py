@@ -94,10 +94,10 @@ def _block(block: Mapping[str, Any]) -> Iterator[str]:
 
 def ratio_figure(ratios: Mapping[str, Mapping[str, Any]]) -> str:
     """A mark and its interval for each arm, and a line at 1."""
-    ends = [1.0]
+    values = [1.0]
     for ratio in ratios.values():
-        ends += [value for value in (ratio["value"], ratio["low"], ratio["high"]) if value is not None]
-    low, high = min(ends) * 0.95, max(ends) * 1.05
+        values += [value for value in (ratio["value"], ratio["low"], ratio["high"]) if value is not None]
+    low, high = min(values) * 0.95, max(values) * 1.05
 
     def x(value: float) -> float:
         # ratios of 2 and 1/2 are equally far from 1
@@ -110,9 +110,8 @@ def ratio_figure(ratios: Mapping[str, Mapping[str, Any]]) -> str:
         doubtful = "?" if ratio["doubts"] else ""
         marks.append(_label(arm, y))
         if ratio["low"] is not None:
-            marks.append(
-                f"<line x1={x(ratio['low']):.1f} x2={x(ratio['high']):.1f} y1={y - 4} y2={y - 4} stroke={_COLOURS[0]} stroke-width=2 />"
-            )
+            ends = f"x1={x(ratio['low']):.1f} x2={x(ratio['high']):.1f} y1={y - 4} y2={y - 4}"
+            marks.append(f"<line {ends} stroke={_COLOURS[0]} stroke-width=2 />")
         marks.append(f"<circle cx={x(ratio['value']):.1f} cy={y - 4} r=4 fill={_COLOURS[0]} />")
         marks.append(f"<text x={_WIDTH - _RIGHT + 8} y={y}>{ratio['value']:.2f}{doubtful}</text>")
     return _svg(marks, height)
@@ -127,10 +126,10 @@ def parts_figure(parts: Mapping[str, Mapping[str, float]]) -> str:
         y, at = _ROW * i + 16, float(_LEFT)
         marks.append(_label(arm, y))
         for part, colour in zip(_PARTS, _COLOURS, strict=False):
-            width = scale * each.get(part, 0.0)
+            ms = each.get(part, 0.0)
+            width = scale * ms
             marks.append(
-                f"<rect x={at:.1f} y={y - 12} width={width:.1f} height=15 fill={colour}><title>{part}: {each.get(part, 0.0):.3f} ms"
-                "</title></rect>"
+                f"<rect x={at:.1f} y={y - 12} width={width:.1f} height=15 fill={colour}><title>{part}: {ms:.3f} ms</title></rect>"
             )
             at += width
         marks.append(f"<text x={at + 6:.1f} y={y}>{sum(each.values()):.2f}</text>")

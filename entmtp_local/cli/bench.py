@@ -166,17 +166,18 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 def bench(models: tuple[str, ...], **options: Any) -> None:
     """Measure how much faster this runtime is than stock llama.cpp, with your models on this machine.
 
-    Every arm decodes the same token ids with the same sampler settings, threads and context, in a process of its own. Rounds take
-    turns (ABBA); a ratio is the median over rounds, beside it the interval that holds it with 95 % confidence. Ratios are over the
-    fastest stock arm of each workload: plain, or MTP with its best setting. At temperature 0 all texts are compared with plain
-    decoding, and an arm that writes anything else is not counted. Texts that loop are counted apart. Ctrl-C keeps what is measured.
+    Every arm decodes the same token ids with the same sampler settings, threads and context, in a process of its own. Rounds
+    take turns (ABBA); a ratio is the median over rounds, beside it the interval that holds it with 95 % confidence. Ratios are
+    over the fastest stock arm of each workload: plain, or MTP with its best setting. At temperature 0 all texts are compared
+    with plain decoding, and an arm that writes anything else is not counted. Texts that loop are counted apart. Ctrl-C keeps
+    what is measured.
 
     \b
     entmtp-local bench model.gguf --json bench.json --report bench.html
     entmtp-local bench model.gguf --json bench.json --resume
     entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
     entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
-    """  # fmt: skip
+    """
     sys.exit(_bench(models, options))
 
 
@@ -327,8 +328,8 @@ class _Model:
             for ids in some:
                 if not 0 < len(ids) <= self.n_ctx - n_tokens - 1:
                     raise UsageError(
-                        f"a prompt of {workload} has {len(ids)} tokens, which leaves no room for an answer of {n_tokens} in a context "
-                        f"of {self.n_ctx}; give a larger -c or a smaller -n."
+                        f"a prompt of {workload} has {len(ids)} tokens, which leaves no room for an answer of {n_tokens} in a "
+                        f"context of {self.n_ctx}; give a larger -c or a smaller -n."
                     )
 
     @property
