@@ -72,7 +72,7 @@ class Record:
         """Write it; what is there is replaced when all is written."""
         if self._path is not None:
             with replace_file(self._path) as file:
-                file.write((json.dumps(self.content, indent=1) + "\n").encode())
+                file.write(_lines(self.content).encode())
 
     # -- visits
 
@@ -96,6 +96,18 @@ class Record:
             if visit["model"] == model and visit["arm"] == arm and "error" in visit:
                 return str(visit["error"])
         return None
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each visit and each model: short, and a difference between two files can be read."""
+    parts = []
+    for name, value in content.items():
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(json.dumps(each) for each in value) + "\n ]"
+        else:
+            text = json.dumps(value)
+        parts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -92,7 +92,8 @@ def _block(
         for arm in arms
         if arm not in invalid
     }
-    base = _base(grids, kinds, invalid)
+    figures = {arm: _figures(good[arm]) for arm in grids if good[arm]}
+    base = _base(figures, kinds, invalid)
     rows: dict[str, Any] = {}
     ratios: dict[str, Ratio] = {}
     for arm in arms:
@@ -100,8 +101,8 @@ def _block(
         row: dict[str, Any] = {"kind": kinds[arm], "invalid": invalid.get(arm), "n_rounds": len(good[arm])}
         row["truth"] = verdict(texts, record.content["judged"])
         row["loops"] = {"n": sum(text["loops"] for text in texts), "of": len(texts)}
-        if arm in grids and texts:
-            row |= _figures(good[arm])
+        if arm in figures:
+            row |= figures[arm]
             if base is not None:
                 ratio = ratio_of(_cells(grids[arm], grids[base], lambda text: not text["loops"]))
                 looping = ratio_of(_cells(grids[arm], grids[base], lambda text: bool(text["loops"])))
@@ -112,15 +113,15 @@ def _block(
     return {**about, "base": base, "arms": rows}, ratios
 
 
-def _base(grids: Mapping[str, _Grid], kinds: Mapping[str, str], invalid: Mapping[str, str]) -> str | None:
+def _base(figures: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str], invalid: Mapping[str, str]) -> str | None:
     """What ratios are over: the fastest of stock's arms, or plain decoding where stock was not measured."""
-    stock = [arm for arm in grids if kinds[arm] == "stock"]
+    stock = [arm for arm in figures if kinds[arm] == "stock"]
     if any(kind == "stock" for kind in kinds.values()):
         # if the plain decoding of both differs, it is not known whose is wrong
         if STOCK_PLAIN in invalid or not stock:
             return None
-        return max(stock, key=lambda arm: _speed(grids[arm].values()) or 0.0)
-    return PLAIN if PLAIN in grids else None
+        return max(stock, key=lambda arm: figures[arm]["tokens_per_second"]["median"] or 0.0)
+    return PLAIN if PLAIN in figures else None
 
 
 def _figures(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ learnt, and none has seen a prompt before. Drift of the machine hits all of them
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,13 +20,15 @@ from entmtp_local.bench.statistics import geometric_mean, same_distribution
 from entmtp_local.bench.text import Request, Text
 from entmtp_local.bench.truth import MIN_P, Difference, Judgement, checked, ending
 from entmtp_local.bench.worker import END, Gap
-from entmtp_local.errors import EngineError, EntMTPError, ServerError
+from entmtp_local.errors import EngineError, ServerError
 from entmtp_local.speculative.sampling import SamplingOptions
 
 # Seeds of two rounds never meet: a workload has fewer prompts.
 _SEEDS_A_ROUND = 1000
-# The token at this place of a text was drafted, if anything was.
-_CHI_SQUARE_AT = 1
+# Tokens of each text that is drawn for the test of distributions, texts to choose one of them by, and how often is often.
+_N_DRAWN = 6
+_N_PILOT = 40
+_OFTEN = 3
 
 Say = Callable[[int, int, str], None]  # visits done, visits in all, what comes next
 
@@ -276,41 +279,51 @@ def best_overall(rows: Sequence[Mapping[str, Any]], temp: float) -> StockSetting
 # -- sampled text
 
 
-def compare_distributions(
-    record: Record, plan: Plan, subject: Subject, arms: Sequence[Arm], temp: float, workload: str, n: int, say: Say
-) -> None:
-    """Draw the second token of one text many times by every arm and by plain decoding, with other seeds, and compare.
+def compare_distributions(record: Record, plan: Plan, subject: Subject, temp: float, n: int, say: Say) -> None:
+    """Draw a token of one text many times by every arm and by plain decoding, with other seeds, and compare.
 
-    Source: Pearson's test of homogeneity; the first token is the prompt's own, the second one is the first that can be drafted.
+    The text and the place in it are those where plain decoding varies most, the first token left out, which no arm drafts.
+
+    Source: Pearson's test of homogeneity.
     """
-    model = record.content["models"][subject.number]
-    found = model.setdefault("chi_square", {})
-    left = [arm for arm in arms if arm.name not in found]
-    if not left:
-        return
-    prompt = min(subject.prompts[workload], key=len)
-    say(0, len(left) + 1, f"distribution: {subject.label}, plain decoding")
+    found = record.content["models"][subject.number].setdefault("chi_square", {})
+    say(0, 1, f"distribution: {subject.label}, plain decoding")
     with subject.judge() as judge:
-        plain = _drawn(judge.complete, plan, prompt, temp, range(n))
-    for done, arm in enumerate(left, 1):
-        say(done, len(left) + 1, f"distribution: {subject.label}, {arm.name}")
+        tried = {name: _drawn(judge.complete, plan, _shortest(subject, name), temp, range(_N_PILOT)) for name in plan.workloads}
+        workload = max(tried, key=lambda name: max(map(_variety, tried[name][1:])))
+        plain = _drawn(judge.complete, plan, _shortest(subject, workload), temp, range(n))
+    at = max(range(1, _N_DRAWN), key=lambda i: _variety(plain[i]))
+    arms = [arm for arm in subject.arms(temp, workload) if arm.name not in found]
+    for done, arm in enumerate(arms, 1):
+        say(done, len(arms) + 1, f"distribution: {subject.label}, {arm.name}")
+        about = {"temp": temp, "workload": workload, "at": at, "n": n, "n_values": _variety(plain[at])}
         try:
             with arm.open() as runner:
-                drawn = _drawn(runner.complete, plan, prompt, temp, range(n * done, n * (done + 1)))
-        except EntMTPError as error:
-            found[arm.name] = {"error": str(error)}
-            continue
-        p_value = same_distribution(plain, drawn)
-        found[arm.name] = {"temp": temp, "workload": workload, "n": n, "p_value": p_value, "same": p_value >= MIN_P}
+                drawn = _drawn(runner.complete, plan, _shortest(subject, workload), temp, range(n * done, n * (done + 1)))
+            p_value = same_distribution(plain[at], drawn[at])
+            found[arm.name] = {**about, "p_value": p_value, "same": p_value >= MIN_P}
+        except (ServerError, EngineError) as error:
+            found[arm.name] = {**about, "error": str(error)}
         record.save()
 
 
-def _drawn(complete: Callable[[Request], Text], plan: Plan, prompt: Sequence[int], temp: float, seeds: range) -> list[int]:
-    drawn = []
+def _shortest(subject: Subject, workload: str) -> Sequence[int]:
+    return min(subject.prompts[workload], key=len)
+
+
+def _variety(tokens: Sequence[int]) -> int:
+    """Values that are drawn often enough to be compared."""
+    return sum(count >= _OFTEN for count in Counter(tokens).values())
+
+
+def _drawn(complete: Callable[[Request], Text], plan: Plan, prompt: Sequence[int], temp: float, seeds: range) -> list[list[int]]:
+    """Tokens by place, one for each seed."""
+    drawn: list[list[int]] = [[] for _ in range(_N_DRAWN)]
     for seed in seeds:
-        text = complete(plan.request(prompt, temp, seed, _CHI_SQUARE_AT + 2))
+        text = complete(plan.request(prompt, temp, seed, _N_DRAWN))
         if text.tokens is None:
-            raise ServerError("its answers have no tokens, so that their distribution cannot be tested")
+            raise ServerError("its answers have no tokens, so that their distribution cannot be tested.")
         tokens = ending(text)
-        drawn.append(tokens[_CHI_SQUARE_AT] if len(tokens) > _CHI_SQUARE_AT else END)
+        for i, some in enumerate(drawn):
+            some.append(tokens[i] if i < len(tokens) else END)
     return drawn

@@ -14,6 +14,8 @@ FloatArray = npt.NDArray[np.float64]
 MIN_PAIRS = 5
 # Half of the pairs lie within this share of the median, or the ratio is called noisy.
 MAX_SPREAD = 0.10
+FEW = f"fewer than {MIN_PAIRS} pairs"
+NOISY = f"noise: the middle half of the pairs spreads over more than {100 * MAX_SPREAD:.0f} %"
 N_DRAWS = 2000
 SEED = 20260901
 _TAIL = 2.5  # percent left out on either side
@@ -89,9 +91,9 @@ def ratio_of(cells: Cells) -> Ratio | None:
     spread = float(np.subtract(*np.percentile(pairs, [75, 25]))) / median
     doubts = []
     if len(pairs) < MIN_PAIRS:
-        doubts.append(f"{len(pairs)} of at least {MIN_PAIRS} pairs")
+        doubts.append(FEW)
     if spread > MAX_SPREAD:
-        doubts.append(f"the middle half of the pairs spreads over {100 * spread:.0f} %")
+        doubts.append(NOISY)
     found = tuple(float(pair) for pair in pairs)
     n_wins = sum(pair > 1 for pair in found)
     n_ties = sum(pair == 1 for pair in found)

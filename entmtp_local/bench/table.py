@@ -9,8 +9,9 @@ from typing import Any, TextIO
 WIDTH = 80
 _NAME = 24
 _LEGEND = (
-    "ratio: over the base, the fastest stock arm; interval: 95 %; /step: tokens a pass; loops: texts that loop, which no figure "
-    "above counts; text: agreement with plain decoding, where ties are tokens whose logits are as good as equal."
+    "ratio: over the base, which is the fastest stock arm or else plain decoding; interval: 95 %; /step: tokens a pass; loops: "
+    "texts that loop, which no figure above counts; text: agreement with plain decoding, where ties are tokens whose logits are "
+    "as good as equal."
 )
 
 

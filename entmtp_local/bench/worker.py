@@ -6,6 +6,7 @@ The engine runs in that process as it does in chat and run; only prompts and ans
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -223,7 +224,10 @@ def in_child(function: Callable[..., _Result], *arguments: Any) -> _Result:
 
 
 def _start_undisturbed(process: Any) -> None:
-    """Start a child that Ctrl-C in the terminal does not reach: the parent ends it."""
+    """Start a child that Ctrl-C in the terminal does not reach: the parent ends it.
+
+    Until it has a session of its own, it ignores the signal as it inherits that.
+    """
     try:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError:
@@ -237,6 +241,7 @@ def _start_undisturbed(process: Any) -> None:
 
 
 def _serve(pipe: Connection, setup: Setup, answering: Callable[[Session, Setup], Any]) -> None:
+    os.setsid()
     try:
         with Session.open(setup.options) as session:
             answers = answering(session, setup)
@@ -258,6 +263,7 @@ def _serve(pipe: Connection, setup: Setup, answering: Callable[[Session, Setup],
 
 
 def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.setsid()
     try:
         result = function(*arguments)
     except EntMTPError as error:

@@ -274,10 +274,8 @@ def _measure(record: Record, benches: Sequence[_Model], options: Mapping[str, An
     measure(record, plan, subjects, out)
     warm = [temp for temp in plan.temps if temp > 0]
     if options["n_draws"] and warm:
-        workload = plan.workloads[0]
         for subject in subjects:
-            arms = subject.arms(warm[0], workload)
-            compare_distributions(record, plan, subject, arms, warm[0], workload, options["n_draws"], out)
+            compare_distributions(record, plan, subject, warm[0], options["n_draws"], out)
 
 
 class _Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -248,14 +249,18 @@ def test_arguments_of_a_setting_are_llama_servers() -> None:
 
 
 def test_a_wrong_distribution_is_found() -> None:
+    """Tokens take few values, as they do at a low temperature; those of one arm are others."""
     a_plan = plan(temps=(0.8,))
-    good, wrong = FakeArm("a"), FakeArm("b", edit=lambda tokens: [tokens[0], tokens[1] % 5 // 2, *tokens[2:]])
-    folded = FakeArm("judge", edit=lambda tokens: [tokens[0], tokens[1] % 5, *tokens[2:]])
-    good.edit = folded.edit
-    record, about = begin(a_plan), subject([good, wrong])
-    about = Subject(0, "m", about.prompts, about.warmup, about.arms, folded.open)  # type: ignore[arg-type]
-    compare_distributions(record, a_plan, about, [good, wrong], 0.8, "code", 400, quiet)
+    good, judge = (FakeArm(name, edit=lambda tokens: [token % 5 for token in tokens]) for name in ("a", "judge"))
+    wrong = FakeArm("b", edit=lambda tokens: [token % 5 // 2 for token in tokens])
+    silent = FakeArm("c", "peer", fails_at=1)
+    record, about = begin(a_plan), subject([good, wrong, silent])
+    about = replace(about, judge=judge.open)
+    compare_distributions(record, a_plan, about, 0.8, 400, quiet)
     found = record.content["models"][0]["chi_square"]
-    assert found["a"]["same"] and not found["b"]["same"]
-    seeds = [{request.sampling.seed for request in arm.requests} for arm in (folded, good, wrong)]
-    assert [len(some) for some in seeds] == [400] * 3 and len(set.union(*seeds)) == 1200
+    assert found["a"]["same"] and not found["b"]["same"] and "error" in found["c"]
+    assert found["a"]["n_values"] == 5 and found["a"]["at"] > 0
+    seeds = [{request.sampling.seed for request in arm.requests} for arm in (judge, good, wrong)]
+    assert [len(some) for some in seeds] == [400] * 3 and len(set.union(*seeds)) == 1200, (
+        "other seeds, or equal texts prove nothing"
+    )
