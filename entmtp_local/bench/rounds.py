@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from entmtp_local.bench.arms import Arm, Runner, StockSetting
+from entmtp_local.bench.arms import STOCK_PLAIN, Arm, Runner, StockSetting
 from entmtp_local.bench.memory import device_bytes, resident_bytes
 from entmtp_local.bench.record import Record
 from entmtp_local.bench.statistics import geometric_mean, same_distribution
 from entmtp_local.bench.text import Request, Text
 from entmtp_local.bench.truth import MIN_P, Difference, Judgement, checked, ending
 from entmtp_local.bench.worker import END, Gap
-from entmtp_local.errors import EngineError, ServerError
+from entmtp_local.errors import EntMTPError, ServerError
 from entmtp_local.speculative.sampling import SamplingOptions
 
 # Seeds of two rounds never meet: a workload has fewer prompts.
@@ -102,6 +102,19 @@ def plain_texts(record: Record, subject: Subject, plan: Plan) -> None:
     record.save()
 
 
+def try_out(subject: Subject, plan: Plan) -> None:
+    """Let each server say something, before time is spent on anything else.
+
+    Raises: ServerError where one does not run.
+    """
+    temp, workload = plan.temps[0], plan.workloads[0]
+    for arm in subject.arms(temp, workload):
+        # of stock, plain decoding has to run; that its MTP does not run with a model is a result
+        if arm.name == STOCK_PLAIN or arm.kind == "peer":
+            with arm.open() as runner:
+                runner.complete(plan.request(subject.warmup[workload], temp, 0, 2))
+
+
 # -- the rounds
 
 
@@ -150,7 +163,7 @@ def measure(
             rest(plan.cool_down)
         try:
             found = _visit(record, plan, visit)
-        except (ServerError, EngineError) as error:
+        except EntMTPError as error:
             found = {"error": str(error)}
         record.add({**visit.about, "kind": arm.kind, **found})
         _judge(record, visit)
@@ -227,9 +240,12 @@ def look_for_settings(
         if arm.name in known:
             continue
         say(done, len(settings), f"stock settings: {subject.label}, {arm.name}")
+        found: list[dict[str, Any]] = []
         try:
-            with arm.open() as runner:
-                found = _speeds(runner, plan, subject, n_prompts, n_tokens)
+            # anew for each temperature: what is looked up must not come from the same prompt's other answer
+            for temp in plan.temps:
+                with arm.open() as runner:
+                    found += _speeds(runner, plan, subject, temp, n_prompts, n_tokens)
         except ServerError as error:
             found = [{"error": str(error)}]
         described = {"n_max": setting.n_max, "p_min": setting.p_min, "draft_sampling": setting.draft_sampling}
@@ -238,17 +254,14 @@ def look_for_settings(
         record.save()
 
 
-def _speeds(runner: Runner, plan: Plan, subject: Subject, n_prompts: int, n_tokens: int) -> list[dict[str, Any]]:
-    rows = []
+def _speeds(runner: Runner, plan: Plan, subject: Subject, temp: float, n_prompts: int, n_tokens: int) -> Iterator[dict[str, Any]]:
     for workload in plan.workloads:
-        runner.complete(plan.request(subject.warmup[workload], plan.temps[0], 0, plan.n_warmup))
-        for temp in plan.temps:
-            requests = [plan.request(ids, temp, 1 + i, n_tokens) for i, ids in enumerate(subject.prompts[workload][:n_prompts])]
-            texts = [runner.complete(request) for request in requests]
-            seconds = sum(text.decode_seconds for text in texts)
-            tokens = sum(max(0, text.n - 1) for text in texts)
-            rows.append({"temp": temp, "workload": workload, "tokens_per_second": tokens / seconds if seconds else 0.0})
-    return rows
+        runner.complete(plan.request(subject.warmup[workload], temp, 0, plan.n_warmup))
+        requests = [plan.request(ids, temp, 1 + i, n_tokens) for i, ids in enumerate(subject.prompts[workload][:n_prompts])]
+        texts = [runner.complete(request) for request in requests]
+        seconds = sum(text.decode_seconds for text in texts)
+        tokens = sum(max(0, text.n - 1) for text in texts)
+        yield {"temp": temp, "workload": workload, "tokens_per_second": tokens / seconds if seconds else 0.0}
 
 
 def best_settings(rows: Sequence[Mapping[str, Any]], temp: float, workload: str) -> list[StockSetting]:
@@ -302,7 +315,7 @@ def compare_distributions(record: Record, plan: Plan, subject: Subject, temp: fl
                 drawn = _drawn(runner.complete, plan, _shortest(subject, workload), temp, range(n * done, n * (done + 1)))
             p_value = same_distribution(plain[at], drawn[at])
             found[arm.name] = {**about, "p_value": p_value, "same": p_value >= MIN_P}
-        except (ServerError, EngineError) as error:
+        except EntMTPError as error:
             found[arm.name] = {**about, "error": str(error)}
         record.save()
 

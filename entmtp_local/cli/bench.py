@@ -33,6 +33,7 @@ from entmtp_local.bench.rounds import (
     look_for_settings,
     measure,
     plain_texts,
+    try_out,
 )
 from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
@@ -54,7 +55,7 @@ from entmtp_local.speculative.sampling import SamplingOptions
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-_POLICIES = {"trees": "off,chain:3,entmtp,throughput", "chains": "off,chain:2,chain:3", "off": "off"}
+_POLICIES = {"trees": "off,chain:3,hydra:7,entmtp,throughput", "chains": "off,chain:2,chain:3", "off": "off"}
 _SWEEPS = ("quick", "full", "default")
 # Enough to tell settings apart; those that are chosen are measured in full.
 _SWEEP_PROMPTS = 2
@@ -78,7 +79,7 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     "--policies",
     metavar="A,B,...",
     help="What is compared: names as for --policy; @full drafts from the whole "
-    "vocabulary, @no-copy copies nothing; TASK stands for the workload. Default: off,chain:3,entmtp,throughput.",
+    "vocabulary, @no-copy copies nothing; TASK stands for the workload. Default: off,chain:3,hydra:7,entmtp,throughput.",
 )
 @click.option(
     "--task",
@@ -268,6 +269,7 @@ def _measure(record: Record, benches: Sequence[_Model], options: Mapping[str, An
     for each in benches:
         subject = each.subject(record)
         subjects.append(subject)
+        try_out(subject, plan)
         plain_texts(record, subject, plan)
         look_for_settings(record, plan, subject, each.swept(), _SWEEP_PROMPTS, _SWEEP_TOKENS[options["sweep_effort"]], out)
         each.check_sweep(record)

@@ -17,6 +17,7 @@ from unit.test_cli import assert_one_line_error
 from entmtp_local.bench.arms import OurArm
 from entmtp_local.cli import bench
 from entmtp_local.cli.main import main
+from entmtp_local.errors import ServerError
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.profile import Profile
 
@@ -114,11 +115,27 @@ def fake_gap() -> Any:
     return Gap(2.0, 0.01)
 
 
-def test_a_server_that_fails_is_one_line(machine: Path) -> None:
-    found = call("a.gguf", *FEW, "--stock", machine, "--stock-args", "--behave die", "--sweep", "default", "--policies", "off")
+def test_a_server_that_does_not_run_ends_it_at_once(machine: Path) -> None:
+    for behave, words in (("die", "stock plain ended with code 3"), ("crash at load", "tensor 'blk.0' is missing")):
+        found = call("a.gguf", *FEW, "--stock", machine, "--stock-args", f"--behave '{behave}'", "--policies", "off")
+        assert_one_line_error(found, 1, words)
+    found = call("a.gguf", *FEW, "--no-stock", "--peer", f"other={machine} --behave page")
+    assert_one_line_error(found, 1, "other does not answer as a llama-server does")
+
+
+def test_mtp_that_does_not_run_is_a_result(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bench.ServerArm.open
+
+    def fails(self: bench.ServerArm) -> Any:
+        if "--spec-type" in self.command:
+            raise ServerError(f"{self.name} ended with code 1.")
+        return real(self)
+
+    monkeypatch.setattr(bench.ServerArm, "open", fails)
+    found = call("a.gguf", *FEW, "--stock", machine, "--policies", "off")
     assert found.exit_code == 0
-    assert "it failed: stock plain ended with code 3" in found.stdout.replace("\n  ", " ")
-    assert "no ratios" in found.stdout
+    assert "stock llama.cpp's MTP does not run with a.gguf: stock mtp:1 ended with code 1." in found.stderr
+    assert "stock plain" in found.stdout and "base" in found.stdout
 
 
 def test_ctrl_c_shows_what_there_is_and_resume_goes_on(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
