@@ -99,9 +99,8 @@ def judged(log: WideLog) -> dict[str, Any]:
 def accepted_lengths(positions: Positions) -> FloatArray:
     """Of the best-ranked chain, at each position that has a candidate to judge."""
     found = []
-    for text, followed in zip(positions.texts, positions.followed, strict=True):
-        n_judged = min(len(followed), len(text.tokens) - text.ended - 1)
-        found += [next((n for n, path in enumerate(steps) if path[-1] != 0), len(steps)) for steps in followed[:n_judged]]
+    for followed in positions.followed:
+        found += [next((n for n, path in enumerate(steps) if path[-1] != 0), len(steps)) for steps in followed[:-1]]
     return np.array(found, dtype=np.float64)
 
 

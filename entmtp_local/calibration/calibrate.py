@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -133,7 +134,8 @@ def calibrate(
     if effort.n_checked:
         profile = replace(profile, measured=tuple(_measured(session, profile, log, prompts, sampling, effort, say, stop)))
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     say(1.0, "done")
     return profile, log
 
@@ -158,7 +160,7 @@ def _record(
     shape = wide_shape(depth, effort.n_nodes) if session.drafts_trees else TreeShape.chain(depth)
     n_texts = sum(map(len, prompts.values()))
     n_tokens = effort.n_tokens
-    if math.isfinite(effort.log_seconds):
+    if math.isfinite(effort.log_seconds) and n_texts:
         position = costs.verify_seconds(1) + session.draft_seconds([shape])[0]
         n_tokens = min(n_tokens, int(effort.log_seconds / (position * n_texts)))
     about = {
@@ -170,33 +172,44 @@ def _record(
         "prompts": hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest(),
     }
     log = WideLog(shape, about)
-    if n_tokens < 2:
-        # on such a machine even a few texts would take minutes
+    if n_tokens < 2 or not n_texts:
+        # on such a machine even a few texts would take minutes, or there is no room for any
         return log
     if partial is not None:
         log = _resumed(partial, log)
     n_done = {task: len(log.of_task(task).texts) for task in prompts}
     saved = perf_counter()
-    for task, some in prompts.items():
-        for i, ids in enumerate(some):
-            if i < n_done[task]:
-                continue
-            say(0.1 + 0.8 * len(log.texts) / n_texts, f"{task}: text {i + 1} of {len(some)}")
-            session.clear()
-            with session.new_sampler(replace(sampling, seed=i)) as sampler:
-                try:
-                    text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
-                except ContextFullError:
-                    raise UsageError(
-                        f"a prompt of task {task} has {len(ids)} tokens, more than the context; give a larger -c."
-                    ) from None
-            if text is not None:
-                log.texts.append(text)
-            if partial is not None and (text is None or perf_counter() - saved > 10):
-                log.save(partial)
-                saved = perf_counter()
-            _check(stop)
+    try:
+        for task, some in prompts.items():
+            for i, ids in enumerate(some):
+                if i < n_done[task]:
+                    continue
+                say(0.1 + 0.8 * len(log.texts) / n_texts, f"{task}: text {i + 1} of {len(some)}")
+                session.clear()
+                with session.new_sampler(replace(sampling, seed=i)) as sampler:
+                    try:
+                        text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
+                    except ContextFullError:
+                        raise UsageError(
+                            f"a prompt of task {task} has {len(ids)} tokens, more than the context; give a larger -c."
+                        ) from None
+                if text is not None:
+                    log.texts.append(text)
+                _check(stop)
+                if partial is not None and perf_counter() - saved > 10:
+                    _keep(log, partial)
+                    saved = perf_counter()
+    finally:
+        # complete or not, what follows can be interrupted too
+        if partial is not None:
+            _keep(log, partial)
     return log
+
+
+def _keep(log: WideLog, partial: Path) -> None:
+    # a folder that cannot be written to costs an interrupted run its beginning, nothing else
+    with suppress(OSError):
+        log.save(partial)
 
 
 def _resumed(path: Path, fresh: WideLog) -> WideLog:
@@ -211,7 +224,9 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
 
 def _with_step(session: Session, costs: CostTable, prompts: Prompts, sampling: SamplingOptions) -> CostTable:
     """The table with what a step takes beside draft and verification: scheduling, rollback and the head's queue."""
-    ids = next(some[0] for some in prompts.values())
+    ids = next((some[0] for some in prompts.values() if some), None)
+    if ids is None:
+        return costs
     session.clear()
     with session.new_sampler(replace(sampling, seed=0)) as sampler:
         policy = parse_policy("chain:2").within(session.limits)

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
-from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.cost import CostTable, without_interruptions
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import TreeShape
 
@@ -26,7 +26,7 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
         n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
         stop: polled between passes; what is measured then is of no use.
     """
-    verify = session.verification_seconds(sizes, limit)
+    verify = without_interruptions(session.verification_seconds(sizes, limit))
     per_token = 0.0
     n_long = min(n_long, session.n_ctx - 2 * max(sizes))
     if n_long > 0 and not stop():

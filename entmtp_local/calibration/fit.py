@@ -17,14 +17,14 @@ from entmtp_local.speculative.acceptance import AcceptanceModel, Context
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.entmtp import RunningSignal
 from entmtp_local.speculative.entropy import quantile_edges
-from entmtp_local.speculative.profile import ALL, NodePath, TaskFit, TreeSet, paths_of, shape_of
+from entmtp_local.speculative.profile import ALL, SETS, NodePath, TaskFit, TreeSet, paths_of, shape_of
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 N_ENTROPY_BINS = 8
 N_GROWN = 31
 N_RANKS = 4
 FloatArray = npt.NDArray[np.float64]
-_SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
+_SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32)
 
 
 class Positions:
@@ -47,12 +47,11 @@ class Positions:
     def _followed(self, text: LoggedText) -> list[list[NodePath]]:
         children, paths = self.shape.children, self.paths
         tokens, drafts = text.tokens.tolist(), text.drafts.tolist()
-        # a token that ends the text is emitted as the bonus, never accepted
-        n_acceptable = len(tokens) - text.ended
         found = []
         for i, row in enumerate(drafts):
             node, steps = 0, []
-            for at in range(i + 1, n_acceptable):
+            # a text's last token is emitted as the bonus, never accepted
+            for at in range(i + 1, len(tokens) - 1):
                 following = next((child for child in children[node] if row[child] == tokens[at]), None)
                 if following is None:
                     break
@@ -89,7 +88,7 @@ def accepted_by_rank(positions: Positions) -> list[list[float]]:
     hits, reached = np.zeros((depth, N_RANKS)), np.zeros(depth)
     for text in positions.followed:
         for i, steps in enumerate(text):
-            for d in range(min(depth, len(text) - i)):
+            for d in range(min(depth, len(text) - i - 1)):
                 reached[d] += 1
                 if len(steps) <= d:
                     break
@@ -154,7 +153,7 @@ def speed(positions: Positions, tree: Sequence[NodePath], costs: CostTable) -> f
 
 def hull(positions: Positions, grown: Sequence[NodePath], costs: CostTable) -> list[int]:
     """Sizes of the growing tree, its root included, that no mixture of others beats: the Pareto hull of seconds and tokens."""
-    sizes = [size for size in _SIZES if size <= min(len(grown), max(costs.verify))] or [len(grown)]
+    sizes = [size for size in _SIZES if size <= min(len(grown), max(costs.verify))] or [1]
     points = []
     for size in sizes:
         n_tokens, n_steps, _ = positions.walk(set(grown[1:size]))
@@ -179,19 +178,21 @@ def choose_trees(
 ) -> TreeSet:
     """Thresholds of a running signal between trees, larger trees where the signal is lower.
 
-    The signal's bins hold equally many positions. Each bin gets the tree with the most tokens beyond their price, at the rate of
-    the best single tree; trees may only get smaller from bin to bin.
+    The signal's bins hold equally many of the steps that the best single tree takes: steps begin where the last one's drafts
+    failed, and there entropies are higher than elsewhere. Each bin gets the tree with the most tokens beyond their price, at the
+    rate of the best single tree; trees may only get smaller from bin to bin.
 
     Args:
         trees: by size, ascending, the root's () among their paths.
         signal: "running", "path" or "constant".
     """
-    rate = max(speed(positions, tree, costs) for tree in trees)
+    speeds = [speed(positions, tree, costs) for tree in trees]
+    rate = max(speeds)
+    best = speeds.index(rate)
     if signal == "constant":
-        best = max(range(len(trees)), key=lambda i: speed(positions, trees[i], costs))
         return TreeSet(tuple(trees), (), (best,))
-    values, accepted = _signal_and_lengths(positions, trees, signal)
-    edges = tuple(float(edge) for edge in np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins)))
+    values, accepted = _signal_and_lengths(positions, trees, signal, set(trees[best]))
+    edges = tuple(float(edge) for edge in np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))) if len(values) else ()
     bins = np.searchsorted(edges, values, side="right")
     price = []
     for tree in trees:
@@ -204,31 +205,28 @@ def choose_trees(
 
 
 def _signal_and_lengths(
-    positions: Positions, trees: Sequence[tuple[NodePath, ...]], signal: str
+    positions: Positions, trees: Sequence[tuple[NodePath, ...]], signal: str, walked: set[NodePath]
 ) -> tuple[FloatArray, list[FloatArray]]:
-    """The running signal at each position, and the accepted length of each tree there."""
+    """The running signal at each step of a run with the tree `walked`, and the accepted length of each tree there."""
+
+    def length(steps: list[NodePath], tree: set[NodePath]) -> int:
+        return next((n for n, path in enumerate(steps) if path not in tree), len(steps))
+
     values: list[float] = []
-    for text in positions.texts:
-        running = RunningSignal(signal)
-        for i in range(len(text.drafts)):
-            values.append(running.before(float(text.entropies[i])))
-            running.after(DraftTree(positions.shape, (), text.logp[i]))
-    known = [set(tree) for tree in trees]
-    lengths = [
-        np.array(
-            [
-                next((n for n, path in enumerate(steps) if path not in tree), len(steps))
-                for text in positions.followed
-                for steps in text
-            ],
-            dtype=np.float64,
-        )
-        for tree in known
-    ]
+    visited: list[list[NodePath]] = []
+    running = RunningSignal(signal)
+    for text, followed in zip(positions.texts, positions.followed, strict=True):
+        at = 0
+        while at < len(followed):
+            values.append(running.before(float(text.entropies[at])))
+            visited.append(followed[at])
+            running.after(DraftTree(positions.shape, (), text.logp[at]))
+            at += length(followed[at], walked) + 1
     found = np.array(values)
-    # the first steps of a text, before there is a signal, count as its middle
-    found[np.isnan(found)] = np.nanmedian(found)
-    return found, lengths
+    # the first steps, before there is a signal, say nothing of it
+    known = ~np.isnan(found)
+    lengths = [np.array([length(steps, set(tree)) for steps in visited], dtype=np.float64)[known] for tree in trees]
+    return found[known], lengths
 
 
 def _descending(worth: FloatArray) -> tuple[int, ...]:
@@ -268,13 +266,14 @@ def acceptance_rows(positions: Positions, model: AcceptanceModel) -> tuple[Float
     right: list[float] = []
     for text, followed in zip(positions.texts, positions.followed, strict=True):
         running, usual = RunningSignal("running"), 0.0
-        n_acceptable = len(text.tokens) - text.ended
         for i, steps in enumerate(followed):
             entropy = float(text.entropies[i])
             context = Context(entropy, float(np.exp(running.before(entropy))), usual)
             tree = DraftTree(shape, (), text.logp[i], entropy=text.head_entropies[i])
             on_path = [0, *(place[path] for path in steps)]
-            seen = [child for depth, node in enumerate(on_path) if i + 1 + depth < n_acceptable for child in shape.children[node]]
+            seen = [
+                child for depth, node in enumerate(on_path) if i + 1 + depth < len(followed) for child in shape.children[node]
+            ]
             rows.append(model.rows(tree, context)[seen])
             right += [float(child in on_path) for child in seen]
             spine = next((n for n, path in enumerate(steps) if path[-1] != 0), len(steps))
@@ -288,7 +287,7 @@ def fit_bound(positions: Positions) -> float:
     right: list[float] = []
     for text, followed in zip(positions.texts, positions.followed, strict=True):
         for i, steps in enumerate(followed):
-            if i + 1 < len(text.tokens) - text.ended:
+            if i + 1 < len(followed):
                 entropies.append(float(text.head_entropies[i, 0]))
                 right.append(float(bool(steps) and steps[0] == (0,)))
     if not right:
@@ -344,13 +343,13 @@ def fit_task(log: WideLog, costs: CostTable) -> TaskFit:
         n_texts=len(positions.texts),
         acceptance=fit_acceptance(positions).as_json(),
         by_rank=tuple(map(tuple, by_rank)),
-        entropy_edges=quantile_edges(entropies, N_ENTROPY_BINS) if len(entropies) else (),
+        entropy_edges=quantile_edges(entropies, N_ENTROPY_BINS),
         gamma=gamma,
         chain_depth=chain_depth,
         chain_bound=chain_bound,
         medusa=grow_medusa(by_rank, N_GROWN),
         hydra=hydra,
-        sets={signal: choose_trees(positions, trees, costs, signal) for signal in ("running", "path", "constant")},
+        sets={signal: choose_trees(positions, trees, costs, signal) for signal in SETS},
     )
 
 

@@ -6,16 +6,18 @@ An oracle is a statement about a log and a table of costs, nothing that can be r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 from entmtp_local.calibration.fit import Positions, fit_acceptance, grow_hydra, grow_medusa, speed
 from entmtp_local.calibration.fit import accepted_by_rank as by_rank
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
-from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.profile import NodePath, Profile, shape_of
 from entmtp_local.speculative.protocol import Evidence, Outcome
-from entmtp_local.speculative.throughput import DEPTH, Throughput
+from entmtp_local.speculative.static import OFF, StaticPolicy
+from entmtp_local.speculative.throughput import DEPTH, WIDTH, Throughput
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 # All trees of so many drafted nodes are tried; larger ones only as they are grown.
@@ -26,8 +28,8 @@ _ROUNDS = 6
 class _Informed(Throughput):
     """The throughput policy that knows the log's acceptance, the costs, the rate and the best number of levels from the start."""
 
-    def __init__(self, weights: object, rate: float, levels: int) -> None:
-        super().__init__()
+    def __init__(self, log: WideLog, weights: object, rate: float, levels: int) -> None:
+        super().__init__(depth=min(DEPTH, log.shape.max_depth), width=1 if log.shape.is_chain else WIDTH)
         self.acceptance.weights = weights  # type: ignore[assignment]
         self._known_rate = rate
         self._best = levels
@@ -59,29 +61,33 @@ def same_information(log: WideLog, costs: CostTable) -> float:
     for levels in range(1, min(DEPTH, log.shape.max_depth) + 1):
         rate = 1.0 / costs.verify_seconds(1)
         for _ in range(_ROUNDS):
-            found = replay(log, _Informed(weights, rate, levels), profile).tokens_per_second
+            found = replay(log, _Informed(log, weights, rate, levels), profile).tokens_per_second
             best = max(best, found)
-            if abs(found / rate - 1) < 2e-3:
+            if not found or abs(found / rate - 1) < 2e-3:
                 break
             rate = found
-    return max(best, speed(positions, [()], costs))
+    return max(best, replay(log, OFF, profile).tokens_per_second)
 
 
 def all_seeing(log: WideLog, costs: CostTable) -> float:
     """Tokens per second of somebody who knows what the target will say, and verifies just that as far as the head drafted it."""
     n_tokens, seconds = 0, 0.0
     depth = log.shape.max_depth
-    sizes = [size for size in SIZES if size in costs.verify]
-    # the nodes of a measured size that hold a chain so long
-    price = []
-    for length in range(depth + 1):
-        size = next((size for size in sizes if size > length), length + 1)
-        price.append(costs.verify_seconds(size) + costs.step + (costs.draft_seconds(TreeShape.chain(length)) if length else 0.0))
-    for text in Positions(log).followed:
-        n = len(text)
+    largest = max(*costs.verify, depth + 1)
+    # the cheapest tree that holds a chain so long: staircases have steps down
+    price = [
+        min(costs.verify_seconds(size) for size in range(length + 1, largest + 1))
+        + costs.step
+        + costs.draft_seconds(TreeShape.chain(length))
+        for length in range(depth + 1)
+    ]
+    positions = Positions(log)
+    for text, followed in zip(positions.texts, positions.followed, strict=True):
+        n = len(followed)
         least = [0.0] * (n + depth + 2)
         for at in range(n - 1, -1, -1):
-            least[at] = min(price[length] + least[min(n, at + length + 1)] for length in range(len(text[at]) + 1))
+            context = costs.per_token * (text.n_prompt + at)
+            least[at] = context + min(price[length] + least[at + length + 1] for length in range(len(followed[at]) + 1))
         n_tokens += n
         seconds += least[0]
     return n_tokens / seconds if seconds else 0.0
@@ -126,6 +132,12 @@ def best_static(log: WideLog, costs: CostTable) -> tuple[float, TreeShape]:
     candidates += [tuple((0,) * length for length in range(n + 1)) for n in range(N_EXHAUSTIVE, log.shape.max_depth + 1)]
     largest = max(costs.verify)
     for grown in (grow_hydra(positions, largest - 1), grow_medusa(by_rank(positions), largest - 1)):
-        candidates += [tuple(grown[:size]) for size in range(N_EXHAUSTIVE + 1, len(grown) + 1)]
-    best = max(candidates, key=lambda tree: speed(positions, tree, costs))
-    return speed(positions, best, costs), shape_of(best)
+        # small ones too: on a short log they may have a rank without a better one
+        candidates += [tuple(grown[:size]) for size in range(2, len(grown) + 1)]
+    # every step also takes what the context adds, which makes fewer and longer steps better
+    before = sum(len(text.drafts) * (text.n_prompt + len(text.drafts) / 2) for text in positions.texts)
+    there = replace(costs, step=costs.step + costs.per_token * before / max(1, len(positions)))
+    best = max(candidates, key=lambda tree: speed(positions, tree, there))
+    shape = shape_of(best)
+    # with what the context adds, as every other policy is judged
+    return replay(log, StaticPolicy("best static tree", shape), Profile(costs)).tokens_per_second, shape

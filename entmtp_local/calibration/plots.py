@@ -13,6 +13,7 @@ from html import escape
 
 Pairs = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 380, 250
+WIDE = 1000  # of figures that are scrolled sideways on small screens
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 24, 38
 
 STYLE = """
@@ -23,7 +24,7 @@ figcaption,.legend{font-size:.8rem;color:var(--soft)}
 .legend span{display:inline-block;margin-right:.9rem;white-space:nowrap}
 figure .legend svg{display:inline-block;width:22px;height:10px;margin-right:.3rem}
 .wide{overflow-x:auto}
-.wide svg{min-width:680px}
+.wide svg{min-width:860px}
 svg text{fill:var(--soft);font-size:11.5px;font-family:inherit}
 .grid{stroke:var(--grid)}
 .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round}
@@ -52,6 +53,11 @@ def number(value: float, n_digits: int = 3) -> str:
     return f"{value:,.{max(0, n_digits - 1 - size)}f}"
 
 
+def _round(value: float, n_decimals: int) -> str:
+    """A round value in the room that an axis has."""
+    return f"{value / 1000:,g}k" if abs(value) >= 10_000 else f"{value:,.{n_decimals}f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """Values of an axis as places on the paper, on a straight or a logarithmic scale."""
@@ -74,7 +80,10 @@ class Scale:
         """About five round values, and what to write there."""
         if self.log:
             decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [(10.0**k, f"{10.0**k:,.{max(0, -k)}f}") for k in decades]
+            # where there is room, between the powers of ten, too
+            factors = (1, 2, 5) if math.log10(self.high / self.low) < 2.5 else (1,)
+            found = [(factor * 10.0**k, k) for k in range(decades.start - 1, decades.stop) for factor in factors]
+            return [(value, _round(value, max(0, -k))) for value, k in found if self.low <= value <= self.high]
         if not self.high > self.low:
             return [(self.low, number(self.low))]
         rough = (self.high - self.low) / 5
@@ -82,7 +91,7 @@ class Scale:
         step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough * 0.999)
         n_decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [(i * step, f"{i * step:,.{n_decimals}f}") for i in range(first, last + 1)]
+        return [(i * step, _round(i * step, n_decimals)) for i in range(first, last + 1)]
 
 
 def around(values: Iterable[float], zero: bool = False) -> tuple[float, float]:
@@ -150,6 +159,11 @@ class Plot:
         path = "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
         if path:
             self._marks.append(f'<path class="{kind} {colour}" d="M{path}"/>')
+
+    def rule(self, y: float, colour: str, title: str) -> None:
+        """A level line across the figure."""
+        left, right, at = _LEFT, self._width - _RIGHT, self.y(y)
+        self._marks.append(f'<path class="thin dashed {colour}" d="M{left} {at:.1f}H{right}"><title>{text(title)}</title></path>')
 
     def dot(self, x: float, y: float, colour: str, title: str, radius: float = 3.2, kind: str = "mark", extra: str = "") -> None:
         self._marks.append(

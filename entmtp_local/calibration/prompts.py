@@ -17,14 +17,16 @@ def calibration_prompts(names: Sequence[str], n: int) -> dict[str, list[workload
 
     Args:
         names: workloads, or files of prompts.
-    Raises: UsageError where a name is unknown or a file holds no prompts.
+    Raises: UsageError where a name is unknown, a file holds no prompts or two tasks would have one name.
     """
-    found = {}
+    found: dict[str, list[workloads.Prompt]] = {}
     for name in names:
         prompts = workloads.load(name)
         label = name if name in workloads.NAMES else Path(name).stem
         if label == ALL:
             raise UsageError(f"a task cannot be called '{ALL}', which stands for all of them together; rename {name}.")
+        if found.get(label, prompts[-n:]) != prompts[-n:]:
+            raise UsageError(f"two tasks are called '{label}', after their files; rename one of them.")
         found[label] = prompts[-n:]
     return found
 

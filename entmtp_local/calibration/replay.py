@@ -53,7 +53,10 @@ class ReplayEngine:
         self._places = {path: i for i, path in enumerate(paths_of(log.shape))}
         self._costs = costs
         self._indices: dict[int, tuple[TreeShape, list[int], float]] = {}  # the shape is kept so that its id stays its own
-        self.limits = Limits(trees=True, max_depth=log.shape.max_depth, max_nodes=255, reason="")
+        trees = not log.shape.is_chain
+        self.limits = Limits(
+            trees, max_depth=log.shape.max_depth, max_nodes=255, reason="" if trees else "the log has chains only"
+        )
         self.seconds = 0.0
         self.n_uncovered = 0  # nodes asked for that the log does not have
         self.n_past = 0
@@ -123,12 +126,8 @@ class Replayed:
     """What a policy would have done on logged texts."""
 
     stats: tuple[Stats, ...]  # of each text
+    n_tokens: int  # after the first one of each text; one that ends a text counts, since it takes a step as any other does
     n_uncovered: int  # drafted nodes that the log does not have and that were taken for wrong
-
-    @property
-    def n_tokens(self) -> int:
-        """After the first one of each text, as llama.cpp counts."""
-        return sum(max(0, stats.n_generated - 1) for stats in self.stats)
 
     @property
     def seconds(self) -> float:
@@ -145,13 +144,14 @@ class Replayed:
 
 def replay(log: WideLog, policy: Policy, profile: Profile) -> Replayed:
     """Decode every text of a log by a policy, which keeps what it learns from one text to the next."""
+    engine = ReplayEngine(log, profile.costs)
+    # before it is calibrated: a policy within narrower limits is another one
+    policy = policy.within(engine.limits)
     if policy.needs_profile:
         policy.calibrated(profile)
-    engine = ReplayEngine(log, profile.costs)
     found = []
-    for text in log.texts:
-        if len(text.tokens) < 2:
-            continue
+    texts = [text for text in log.texts if len(text.tokens) > 1]
+    for text in texts:
         engine.begin(text)
         generation = generate(
             engine,
@@ -164,4 +164,4 @@ def replay(log: WideLog, policy: Policy, profile: Profile) -> Replayed:
         for _ in generation:
             pass
         found.append(generation.stats)
-    return Replayed(tuple(found), engine.n_uncovered)
+    return Replayed(tuple(found), sum(len(text.tokens) - 1 for text in texts), engine.n_uncovered)

@@ -7,7 +7,10 @@ policy would take, what it would have been told is in the log. The file's format
 from __future__ import annotations
 
 import json
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,7 @@ import numpy.typing as npt
 
 from entmtp_local.errors import UsageError
 from entmtp_local.files import replace_file
+from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.tree import Int32Array, TreeShape
 
 FORMAT, VERSION = "entmtp-local wide log", 1
@@ -49,6 +53,11 @@ class LoggedText:
     head_entropies: Float32Array
 
 
+# What NumPy and the readers below it raise for files that are none or damaged.
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RecursionError, MemoryError,
+    NotImplementedError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 _ARRAYS = ("tokens", "entropies", "drafts", "logp", "head_entropies")
 
 
@@ -117,7 +126,7 @@ class WideLog:
                 return WideLog(shape, dict(header["about"]), texts)
         except FileNotFoundError:
             raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log {path}.") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise UsageError(
                 f"{path} is not a wide log, or a damaged one ({type(error).__name__}); "
                 f"write one with entmtp-local calibrate --log {path}."
@@ -127,6 +136,7 @@ class WideLog:
 def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
     n, wide = len(text.tokens), (max(0, len(text.tokens) - 1), shape.n_nodes)
     sizes: Sequence[tuple[Any, Any]] = (
+        (text.tokens.shape, (n,)),
         (text.entropies.shape, (n,)),
         (text.drafts.shape, wide),
         (text.logp.shape, wide),
@@ -134,4 +144,12 @@ def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
     )
     if n == 0 or any(found != expected for found, expected in sizes):
         raise ValueError("arrays of other sizes than their text")
+    if any(array.dtype != np.int32 for array in (text.tokens, text.drafts)):
+        raise ValueError("tokens that are no numbers")
+    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in (text.entropies, text.logp)):
+        raise ValueError("entropies or probabilities that are none")
+    if text.head_entropies.dtype != np.float32 or text.n_prompt < 0:
+        raise ValueError("entropies that are none, or a prompt")
+    if text.task == ALL:
+        raise ValueError("a task whose name stands for all of them")
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,13 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         prompts = {task: [prompt_tokens(session, template, prompt) for prompt in some] for task, some in chosen.items()}
         key = key_of(session, settings)
         out = options["out"] or profile_path(profile_folder(), settings.model_path, key)
+        if options["out"] is None:
+            # fails here rather than after minutes
+            profile_folder().mkdir(parents=True, exist_ok=True)
         partial = profile_path(profile_folder(), settings.model_path, key).with_suffix(".partial.npz")
         if options["restart"]:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         try:
             with progress() as say:
                 sampling = SamplingOptions(temp=options["temp"])
@@ -176,7 +181,11 @@ def _replay(options: dict[str, Any]) -> None:
         parse_policy(name.replace("TASK", ALL))
     profile = Profile(costs, tasks=fit_tasks(log, costs))
     rows = []
-    for task in log.tasks:
+    if not profile.tasks:
+        raise UsageError(f"{options['replayed']} holds no text of more than one token; log more with entmtp-local calibrate.")
+    for task in profile.tasks:
+        if task == ALL:
+            continue
         rows += _replayed_task(log.of_task(task), task, names, profile)
     if options["report"] is not None:
         _write_report(options["report"], profile, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def profile_for(
     key = key_of(session, options)
     kept = profile_path(profile_folder(), options.model_path, key)
     for path in (given, kept):
-        if path is not None and (path == given or path.exists()):
+        if path is not None and (path == given or os.path.exists(path)):
             try:
                 return Profile.load(path, key)
             except ProfileError as error:
@@ -63,6 +64,9 @@ def profile_for(
         except Interrupted:
             raise click.Abort from None
     session.clear()
+    if not profile.tasks:
+        note("nothing is known of its drafts yet, because nothing fits into the context; this is not kept.")
+        return profile
     try:
         profile.save(kept)
     except OSError as error:

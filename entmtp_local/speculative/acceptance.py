@@ -147,10 +147,13 @@ class AcceptanceModel:
         Raises: ValueError where the content is no fit.
         """
         try:
-            fitted = dict(zip(content["features"], map(float, content["weights"]), strict=True))
+            features, weights = content["features"], content["weights"]
+            if not all(type(weight) in (int, float) for weight in weights) or not all(type(name) is str for name in features):
+                raise TypeError("weights that are no numbers, or features without names")
+            fitted = dict(zip(features, map(float, weights), strict=True))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no fit of acceptance: {error}") from None
-        if not set(_HEAD) <= set(fitted) or not all(map(isfinite, fitted.values())):
+        if not set(_HEAD) <= set(fitted) or len(fitted) < len(features) or not all(map(isfinite, fitted.values())):
             raise ValueError("no fit of acceptance: it lacks weights")
         self.weights = np.array([fitted.get(name, 0.0) for name in self.features])
         self._prior = self.weights

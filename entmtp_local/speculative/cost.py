@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import inf
 from typing import Any
 
 from entmtp_local.speculative.tree import TreeShape
@@ -46,7 +46,7 @@ class CostTable:
     source: str = "measured"
 
     def verify_seconds(self, n_nodes: int, n_past: int = 0) -> float:
-        """Of a verification; between measured sizes on a straight line, beyond the last one along the last line."""
+        """Of a verification; between measured sizes on a straight line, beyond the last one along the last line, or level."""
         return _between(self.verify, n_nodes) + self.per_token * n_past
 
     def draft_seconds(self, shape: TreeShape) -> float:
@@ -65,25 +65,40 @@ class CostTable:
         try:
             table = CostTable(
                 verify=_numbers(content["verify"]),
-                per_token=float(content["per_token"]),
-                draft_fixed=float(content["draft_fixed"]),
-                level=_numbers(content["level"]) if content["level"] else None,
-                step=float(content["step"]),
-                source=str(content["source"]),
+                per_token=_seconds(content["per_token"]),
+                draft_fixed=_seconds(content["draft_fixed"]),
+                level=None if content["level"] is None else _numbers(content["level"]),
+                step=_seconds(content["step"]),
+                source=content["source"],
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no table of costs: {error}") from None
-        figures = (table.per_token, table.draft_fixed, table.step)
-        if 1 not in table.verify or not all(isfinite(value) and value >= 0 for value in figures):
-            raise ValueError("no table of costs: it needs the seconds of one node, and no negative ones")
+        if not isinstance(table.source, str):
+            raise ValueError("no table of costs: its source is no text")
         return table
 
 
+def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Measured seconds by number of nodes, less what another program took in between."""
+    found = dict(sorted(seconds.items(), reverse=True))
+    least = float("inf")
+    for size, taken in found.items():
+        found[size] = min(taken, _STEEPEST * least)
+        least = min(least, found[size])
+    return dict(sorted(found.items()))
+
+
 def _numbers(content: Any) -> dict[int, float]:
-    found = {int(size): float(seconds) for size, seconds in content.items()}
-    if any(size < 1 or not 0 < seconds < float("inf") for size, seconds in found.items()):
+    found = {int(size): _seconds(seconds) for size, seconds in content.items()}
+    if 1 not in found or min(found) < 1 or min(found.values()) == 0:
         raise ValueError("no table of costs: sizes start at 1, seconds are above 0")
     return dict(sorted(found.items()))
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < inf:
+        raise ValueError("no table of costs: seconds are numbers, and not negative")
+    return float(value)
 
 
 def _between(known: Mapping[int, float], n: int) -> float:
@@ -92,6 +107,9 @@ def _between(known: Mapping[int, float], n: int) -> float:
         return known[sizes[0]]
     i = min(bisect_left(sizes, n), len(sizes) - 1)
     low, high = sizes[i - 1], sizes[i]
+    if n > high:
+        # a staircase may end with a step down, which does not go on
+        return known[high] + max(0.0, known[high] - known[low]) * (n - high) / (high - low)
     return known[low] + (known[high] - known[low]) * (n - low) / (high - low)
 
 
@@ -105,8 +123,6 @@ class CostModel:
     def __init__(self, table: CostTable) -> None:
         self.sizes = [size for size in sorted(table.verify) if size in SIZES]
         self._base = [table.verify[size] for size in self.sizes]
-        for i in range(len(self._base) - 2, -1, -1):
-            self._base[i] = min(self._base[i], _STEEPEST * self._base[i + 1])
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self.level_seconds = table.level[1] if table.level else 0.0

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import RunningEntropy, log_entropy
-from entmtp_local.speculative.profile import ALL, Profile, TreeSet, shape_of
+from entmtp_local.speculative.profile import ALL, MAX_DEPTH, MAX_NODES, Profile, TreeSet, shape_of
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -23,8 +23,6 @@ SIGNALS: Mapping[str, str] = {"entropy": "running", "path": "path", "constant": 
 WINDOW = 16  # steps of the running signal
 MARGIN = 0.1  # of the signal beyond an edge, before another tree is chosen
 DWELL = 8  # steps that a tree stays at least
-MAX_NODES = 31
-MAX_DEPTH = 8
 
 
 class RunningSignal:
@@ -118,7 +116,7 @@ class EntMTP:
 
     def within(self, limits: Limits) -> Policy:
         """Itself, or chains by the same thresholds where no trees can be verified."""
-        if limits.max_depth == 0:
+        if min(limits.max_depth, limits.max_nodes) == 0:
             return OFF
         if limits.trees and limits.max_depth >= self.max_depth and limits.max_nodes >= self.max_nodes:
             return self
@@ -149,4 +147,6 @@ class _Chains:
         self._policy.learn(outcome)
 
     def within(self, limits: Limits) -> Policy:
-        return self._policy.within(limits)
+        found = self._policy.within(limits)
+        # the engine knows shapes by identity
+        return self if isinstance(found, _Chains) and found.max_depth == self.max_depth else found

@@ -84,7 +84,11 @@ def quantile_edges(entropies: Sequence[float] | npt.NDArray[np.float64], n_bins:
     Returns: up to n_bins - 1 ascending log-entropies.
     """
     logs = np.log(np.maximum(np.asarray(entropies, dtype=np.float64), _FLOOR))
-    return tuple(float(edge) for edge in np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins)))
+    if not len(logs):
+        return ()
+    # edges are values themselves, each of which belongs to the bin above it
+    edges = np.unique(np.quantile(logs, np.arange(1, n_bins) / n_bins, method="higher"))
+    return tuple(float(edge) for edge in edges if edge > logs.min())
 
 
 def entropy_bin(entropy: float, edges: Sequence[float]) -> int:

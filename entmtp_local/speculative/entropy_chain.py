@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import acceptance_bound
-from entmtp_local.speculative.profile import ALL, Profile
+from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
-
-MAX_DEPTH = 8
 
 
 class EntropyChain:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from entmtp_local.errors import ProfileError
-from entmtp_local.speculative.profile import ALL, Profile, shape_of
+from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile, shape_of
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 #: Medusa's growth takes each rank at each depth for independent of what is above; Hydra's measures what each node adds.
 WAYS = ("medusa", "hydra")
-MAX_DEPTH = 8
-MAX_NODES = 31
 
 
 class GrownTree:
@@ -49,9 +47,9 @@ class GrownTree:
         pass
 
     def within(self, limits: Limits) -> Policy:
-        if limits.max_depth == 0:
+        if min(limits.max_depth, limits.max_nodes) == 0:
             return OFF
         if limits.trees and limits.max_depth >= self.max_depth and limits.max_nodes >= self.max_nodes:
             return self
         # the spine of a tree that is not known yet: no longer than the tree is deep
-        return chain(min(3, limits.max_depth, limits.max_nodes))
+        return chain(min(3, self.max_depth, limits.max_depth, limits.max_nodes))

@@ -19,7 +19,8 @@ _WINDOW = 128  # steps that the averages look back over
 _LOOK = 32  # steps between two looks at them
 _MARGIN = 0.02  # of a step's tokens, by which something else must be better
 _SURE = 3.0  # standard errors by which it must be better
-_HOLD, _LONGEST_HOLD = 64, 1024  # steps aside, the first time and at most
+_HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
+_AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
 
@@ -84,17 +85,25 @@ class Guard:
     def _compare(self, outcome: Outcome) -> None:
         """Note what chains would have brought in this step, and step aside where one has been better for long."""
         cost = self._policy.cost
-        if cost is None or outcome.verified.copied:
+        if cost is None:
             return
-        seconds, rate = dict(zip(cost.sizes, cost.seconds, strict=True)), self._rate
-        prices = [
-            rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
-            for n in range(self.max_depth + 1)
-        ]
-        tokens = [outcome.verified.tokens[node] for node in outcome.path]
-        self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
+        if outcome.verified.copied:
+            # what chains would have brought here is not known, nor how those that were right so far went on
+            self._others.forget()
+            return
+        rate = self._rate
+        # a step that drafted nothing is plain decoding, and shows nothing of chains
+        if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
+            seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
+            prices = [
+                rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
+                for n in range(self.max_depth + 1)
+            ]
+            tokens = [outcome.verified.tokens[node] for node in outcome.path]
+            self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
         self._quiet -= 1
-        if self._quiet <= 0 and self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2:
+        due = self._n_steps % _AGAIN == 0 if self._hold > _HOLD else self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2
+        if self._quiet <= 0 and due:
             better = self._others.better(_MARGIN * self._tokens)
             if better is not None:
                 self.aside, self._left, self._before = better, self._hold, rate
@@ -130,6 +139,11 @@ class Comparison:
         # chains that are right so far and how far, with what the step gained and what each chain would have cost
         self._open: list[tuple[list[int], int, float, list[float | None]]] = []
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is still open how far some chain was right."""
+        return bool(self._open)
+
     def forget(self) -> None:
         """What follows does not continue the text."""
         self._open.clear()
@@ -146,6 +160,8 @@ class Comparison:
         going, self._open = self._open, []
         for spine, n_right, before, then in going:
             self._follow(spine, n_right, tokens, before, then)
+        if drafted.shape.n_nodes == 1:
+            return
         spine, node = [], 0
         while drafted.shape.children[node]:
             node = drafted.shape.children[node][0]

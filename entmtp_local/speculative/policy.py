@@ -10,10 +10,10 @@ from pathlib import Path
 from entmtp_local.errors import UsageError
 from entmtp_local.speculative.entmtp import SIGNALS, EntMTP
 from entmtp_local.speculative.entropy_chain import EntropyChain
-from entmtp_local.speculative.grown import MAX_NODES as MAX_GROWN
 from entmtp_local.speculative.grown import WAYS, GrownTree
 from entmtp_local.speculative.guard import Guard
 from entmtp_local.speculative.profile import ALL
+from entmtp_local.speculative.profile import MAX_NODES as MAX_GROWN
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, StaticPolicy, chain
 from entmtp_local.speculative.throughput import VARIANTS, Throughput
@@ -60,6 +60,9 @@ def parse_policy(text: str) -> Policy:
                 return built_in
         if argument:
             return _read_tree(Path(argument))
+    if kind == "throughput":
+        # for experiments; those who want one know that there are some
+        raise UsageError(f"there is no policy '{text}'; of throughput there are {', '.join(filter(None, VARIANTS))}.")
     raise UsageError(f"there is no policy '{text}'; known are {KNOWN}.")
 
 

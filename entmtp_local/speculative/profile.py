@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from entmtp_local.errors import ProfileError
 from entmtp_local.files import replace_file
@@ -18,9 +18,14 @@ from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.tree import TreeShape
 
+_T = TypeVar("_T")
 FORMAT, VERSION = "entmtp-local profile", 1
 #: The task that stands for all tasks together.
 ALL = "all"
+#: Of the trees that it holds: drafted nodes, and levels.
+MAX_NODES, MAX_DEPTH = 31, 8
+#: Signals that its sets of trees are chosen by.
+SETS = ("running", "path", "constant")
 
 # A node of a tree as the ranks on its path from the root, whose own path is ().
 NodePath = tuple[int, ...]
@@ -143,9 +148,8 @@ class Profile:
         """Raises: ProfileError where the task was not calibrated."""
         if name not in self.tasks:
             known = ", ".join(self.tasks) or "none"
-            raise ProfileError(
-                f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL --task {name} first."
-            )
+            task = "" if name == ALL else f" --task {name}"
+            raise ProfileError(f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL{task} first.")
         return self.tasks[name]
 
     def save(self, path: Path) -> None:
@@ -179,11 +183,13 @@ class Profile:
             raise ProfileError(f"the profile {path} cannot be read ({type(error).__name__}); calibrate again.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ProfileError(f"{path} is not a profile of this program; entmtp-local calibrate MODEL --out FILE writes one.")
-        if content.get("version") != VERSION:
+        if content.get("version") != VERSION or type(content["version"]) is not int:
             raise ProfileError(f"the profile {path} is of version {content.get('version')}, not {VERSION}; calibrate again.")
         try:
             profile = _parse(content)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except KeyError as error:
+            raise ProfileError(f"the profile {path} is damaged (it has no {error}); calibrate again.") from None
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ProfileError(f"the profile {path} is damaged ({error}); calibrate again.") from None
         if key is not None and (profile.key is None or profile.key != key):
             why = profile.key.difference(key) if profile.key else "no device of its own"
@@ -191,77 +197,119 @@ class Profile:
         return profile
 
 
+# What is read here steers every step: whatever could fail there, or count for something else, is refused here.
+
+
 def _parse(content: Mapping[str, Any]) -> Profile:
-    tasks = {str(name): _parse_task(each) for name, each in content["tasks"].items()}
+    tasks = {name: _parse_task(each) for name, each in _dict(content["tasks"]).items()}
     if tasks and ALL not in tasks:
         raise ValueError(f"it has tasks but not '{ALL}'")
     return Profile(
         costs=CostTable.from_json(content["costs"]),
-        key=_parse_key(content["key"]),
+        key=None if content["key"] is None else _parse_key(_dict(content["key"])),
         tasks=tasks,
-        quick=bool(content["quick"]),
-        created=str(content["created"]),
-        measured=tuple(dict(row) for row in content["measured"]),
+        quick=_of(bool, content["quick"]),
+        created=_of(str, content["created"]),
+        measured=tuple(_parse_measured(row) for row in _list(content["measured"])),
     )
 
 
-def _parse_key(content: Any) -> Key | None:
-    if content is None:
-        return None
+def _parse_key(content: Mapping[str, Any]) -> Key:
     key = Key(**content)
-    if not isinstance(key.model, str) or not isinstance(key.n_threads, int):
-        raise ValueError("its key is none")
+    for text in (key.model, key.engine, key.device, "" if key.mtp_model is None else key.mtp_model):
+        _of(str, text)
+    _whole(key.n_threads, 1)
+    for number in (key.n_gpu_layers, key.draft_vocab):
+        if number is not None:
+            _whole(number)
     return key
 
 
+def _parse_measured(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("task", "policy"):
+        _of(str, row[name])
+    for name in ("temp", "tokens_per_second", "ratio", "tokens_per_step"):
+        _number(row[name], 0.0)
+    return dict(row)
+
+
 def _parse_task(content: Mapping[str, Any]) -> TaskFit:
-    # refused here rather than at the first step
-    AcceptanceModel().load(content["acceptance"])
+    acceptance = _dict(content["acceptance"])
+    AcceptanceModel().load(acceptance)
+    sets = _dict(content["sets"])
     return TaskFit(
-        n_positions=int(content["n_positions"]),
-        n_texts=int(content["n_texts"]),
-        acceptance=dict(content["acceptance"]),
-        by_rank=tuple(tuple(_finite(value) for value in row) for row in content["by_rank"]),
+        n_positions=_whole(content["n_positions"]),
+        n_texts=_whole(content["n_texts"]),
+        acceptance=acceptance,
+        by_rank=tuple(map(_parse_shares, _list(content["by_rank"]))),
         entropy_edges=_edges(content["entropy_edges"]),
-        gamma=_finite(content["gamma"]),
-        chain_depth=int(content["chain_depth"]),
-        chain_bound=_finite(content["chain_bound"]),
+        gamma=_number(content["gamma"], 0.0),
+        chain_depth=_whole(content["chain_depth"], 0, MAX_DEPTH),
+        chain_bound=_number(content["chain_bound"], 0.0, 1.0),
         medusa=_paths(content["medusa"]),
         hydra=_paths(content["hydra"]),
-        sets={str(name): _parse_set(each) for name, each in content["sets"].items()},
+        sets={signal: _parse_set(sets[signal]) for signal in SETS},
     )
+
+
+def _parse_shares(row: Any) -> tuple[float, ...]:
+    if not _list(row):
+        raise ValueError("a depth without shares")
+    return tuple(_number(value, 0.0, 1.0) for value in row)
 
 
 def _parse_set(content: Mapping[str, Any]) -> TreeSet:
+    trees = tuple(_paths(tree) for tree in _list(content["trees"]))
     found = TreeSet(
-        tuple(_paths(tree) for tree in content["trees"]),
-        _edges(content["edges"]),
-        tuple(int(index) for index in content["choice"]),
+        trees, _edges(content["edges"]), tuple(_whole(index, 0, len(trees) - 1) for index in _list(content["choice"]))
     )
-    if len(found.choice) != len(found.edges) + 1 or not all(0 <= index < len(found.trees) for index in found.choice):
+    if len(found.choice) != len(found.edges) + 1:
         raise ValueError("a set of trees does not have a tree for every bin")
     return found
 
 
 def _paths(content: Any) -> tuple[NodePath, ...]:
-    paths = tuple(tuple(int(rank) for rank in path) for path in content)
+    paths = tuple(tuple(_whole(rank, 0, 63) for rank in _list(path)) for path in _list(content))
     seen: set[NodePath] = set()
     for path in paths:
-        if any(not 0 <= rank < 64 for rank in path) or path in seen or (path[:-1] not in seen if path else bool(seen)):
+        if path in seen or (path[:-1] not in seen if path else bool(seen)):
             raise ValueError("paths of a tree that are none, or in the wrong order")
         seen.add(path)
+    if not 1 <= len(paths) <= MAX_NODES + 1 or max(map(len, paths)) > MAX_DEPTH:
+        raise ValueError(f"a tree without a root, of more than {MAX_NODES} drafted nodes or of more than {MAX_DEPTH} levels")
     return paths
 
 
 def _edges(content: Any) -> tuple[float, ...]:
-    edges = tuple(_finite(value) for value in content)
+    edges = tuple(_number(value) for value in _list(content))
     if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
         raise ValueError("edges that do not ascend")
     return edges
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError("a number that is none")
-    return number
+def _of(kind: type[_T], value: Any) -> _T:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.40} in place of {kind.__name__}")
+    return value
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return _of(dict, value)
+
+
+def _list(value: Any) -> list[Any]:
+    return _of(list, value)
+
+
+def _whole(value: Any, low: int = 0, high: float = math.inf) -> int:
+    if not low <= _of(int, value) <= high:
+        raise ValueError(f"{value} where it goes from {low} to {high}")
+    return int(value)
+
+
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    if type(value) is not int:
+        _of(float, value)
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ValueError(f"{value} where it goes from {low} to {high}")
+    return float(value)

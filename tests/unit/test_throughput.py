@@ -3,6 +3,7 @@
 | test | failure it catches |
 |---|---|
 | brute force | a choice that is not the best closed set of nodes at the given rate |
+| order, closed form, rate | a choice that hangs on how siblings are numbered; a node too many or too few |
 | hopeless drafts | drafting that goes on although nothing is accepted |
 | certain drafts | drafts that stay short although everything is accepted |
 | the best chain | a long-run rate below that of the best fixed length |
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
-from entmtp_local.speculative.cost import CostModel, CostTable
+from entmtp_local.speculative.cost import SIZES, CostModel, CostTable, without_interruptions
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
 from entmtp_local.speculative.throughput import Throughput
@@ -36,31 +37,43 @@ STAIRS = {1: 20e-3, 2: 36e-3, 3: 44e-3, 4: 39e-3, 6: 56e-3, 8: 57e-3, 12: 68e-3,
 CARD = {1: 20e-3, 2: 20.4e-3, 3: 20.8e-3, 4: 21.2e-3, 6: 22e-3, 8: 23e-3, 12: 30e-3, 16: 31e-3}
 
 
-def ready(costs: dict[int, float] = PROCESSOR, **values: int) -> Throughput:
-    policy = Throughput(**values)
+def ready(costs: dict[int, float] = PROCESSOR, variant: str = "", depth: int = 8, width: int = 3) -> Throughput:
+    policy = Throughput(variant, depth, width)
     policy.calibrated(Profile(CostTable(costs)))
     return policy
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_selected_nodes_are_the_best_there_are(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n = 10
+def random_parents(rng: np.random.Generator, n: int) -> list[int]:
+    """Of a random tree, breadth first."""
     parents = [-1, 0]
     while len(parents) < n:
         parents.append(int(rng.integers(parents[-1], len(parents))))
+    return parents
+
+
+def path_values(parents: list[int], logp: np.ndarray) -> np.ndarray:
+    values = np.exp(logp.astype(float))
+    values[0] = 1.0
+    for node in range(1, len(parents)):
+        values[node] *= values[parents[node]]
+    return values
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_selected_nodes_are_the_best_there_are(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n = 10
+    parents = random_parents(rng, n)
     shape = TreeShape.from_parents(parents)
-    logp = np.log(rng.uniform(0.02, 0.98, n)).astype(np.float32)
+    chances = rng.choice([0.25, 0.5, 0.9999], n) if ties else rng.uniform(0.02, 0.98, n)
+    logp = np.log(chances).astype(np.float32)
     costs = {size: float(seconds) for size, seconds in zip(range(1, n + 1), np.cumsum(rng.uniform(0.1, 1.0, n)), strict=True)}
-    policy = ready(costs)
+    policy = ready(costs, "global")
     rate = float(rng.uniform(0.1, 3.0))
     policy._tokens, policy._seconds = rate, 1.0
     chosen = policy.select(DraftTree(shape, tuple(range(n)), logp))
-
-    values = np.exp(logp.astype(float))
-    values[0] = 1.0
-    for node in range(1, n):
-        values[node] *= values[parents[node]]
+    values = path_values(parents, logp)
 
     def worth(nodes: tuple[int, ...]) -> float:
         return float(values[list(nodes)].sum()) - rate * costs[len(nodes)]
@@ -78,6 +91,53 @@ def test_the_selected_nodes_are_the_best_there_are(seed: int) -> None:
         assert parents[chosen.tokens[node]] == chosen.tokens[parent]
     assert chosen.logp is not None
     assert np.array_equal(chosen.logp, logp[list(chosen.tokens)])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_order_of_siblings_changes_nothing(seed: int) -> None:
+    """The head's word alone: no rank is more to it than its probability, and many are equal."""
+    rng = np.random.default_rng(seed)
+    parents = random_parents(rng, 14)
+    shape, chances = TreeShape.from_parents(parents), rng.choice([0.3, 0.5, 0.8], 14)
+    # the same tree, breadth first, with siblings in another order
+    order = [0]
+    for node in order:
+        order += rng.permutation(shape.children[node]).astype(int).tolist()
+    shuffled = TreeShape.from_parents([-1, *(order.index(parents[node]) for node in order[1:])])
+    rate, found = float(rng.uniform(5, 40)), []
+    for each, given in ((shape, chances), (shuffled, chances[order])):
+        policy = ready(depth=14)
+        policy._tokens, policy._seconds = rate, 1.0
+        chosen = policy.select(DraftTree(each, tuple(range(14)), np.log(given).astype(np.float32)))
+        assert chosen.logp is not None
+        found.append(sorted(path_values(chosen.shape.parents.tolist(), chosen.logp)))
+    assert found[0] == pytest.approx(found[1])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_chain_of_equal_chances_is_as_long_as_its_last_node_pays(seed: int) -> None:
+    """Cost c0 + c1 n at rate R: the largest n with a^n > R c1."""
+    rng = np.random.default_rng(seed)
+    chance, c0, c1, rate = float(rng.uniform(0.1, 0.99)), float(rng.uniform(0, 20)), float(rng.uniform(0.1, 1)), 0.0
+    rate = float(rng.uniform(0.05, 1.2)) / c1
+    policy = ready({size: c0 + c1 * size for size in SIZES}, "global", width=1)
+    policy._tokens, policy._seconds = rate, 1.0
+    tree = DraftTree(TreeShape.chain(8), tuple(range(9)), np.full(9, np.log(chance), dtype=np.float32))
+    expected = max((n for n in range(1, 9) if chance**n > rate * c1), default=0)
+    assert policy.select(tree).shape.max_depth == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_higher_rate_never_asks_for_more_nodes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = TreeShape.comb(8, 3)
+    tree = DraftTree(shape, tuple(range(25)), np.log(rng.uniform(0.05, 0.95, 25)).astype(np.float32))
+    sizes = []
+    for rate in np.geomspace(1, 300, 30):
+        policy = ready(CARD, "global")
+        policy._tokens, policy._seconds = float(rate), 1.0
+        sizes.append(policy.select(tree).shape.n_nodes)
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 16
 
 
 class Simulation:
@@ -242,8 +302,9 @@ def test_costs() -> None:
 
 
 def test_an_interruption_while_measuring_is_no_cost() -> None:
-    cost = CostModel(CostTable({1: 20e-3, 2: 36e-3, 3: 3.3, 4: 39e-3}))
-    assert cost.seconds == pytest.approx([20e-3, 36e-3, 1.3 * 39e-3, 39e-3])
+    found = without_interruptions({1: 20e-3, 4: 39e-3, 2: 36e-3, 3: 3.3})
+    assert list(found) == [1, 2, 3, 4]
+    assert list(found.values()) == pytest.approx([20e-3, 36e-3, 1.3 * 39e-3, 39e-3])
 
 
 def test_only_measured_sizes_are_verified() -> None:
@@ -270,3 +331,10 @@ def test_without_costs_it_drafts_a_chain() -> None:
     assert shape.is_chain and shape.max_depth == 3
     tree = DraftTree(shape, (1, 2, 3, 4), np.zeros(4, dtype=np.float32))
     assert policy.select(tree) is tree
+
+
+def test_a_budget_beyond_what_was_drafted_takes_all_of_it() -> None:
+    policy = ready(PROCESSOR, variant="costless", depth=2)
+    tree = TreeShape.comb(2, 3)
+    drafted = DraftTree(tree, tuple(range(tree.n_nodes)), np.full(tree.n_nodes, -0.5, dtype=np.float32))
+    assert policy.select(drafted).shape.n_nodes == max(size for size in PROCESSOR if size <= tree.n_nodes)

@@ -1,0 +1,299 @@
+"""`calibrate` and the profile of a first use, on the shipped model and in this process.
+
+| test | failure it catches |
+|---|---|
+| calibrate | a profile that its own program refuses; a log that cannot be replayed |
+| interruption | texts that are recorded twice or lost; a log that differs from one made without a break |
+| first use | measuring at every start; a damaged or foreign profile that is used, or that ends the run |
+| folders | a cache that cannot be written and takes the run with it |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from entmtp_local.calibration import calibrate as calibration
+from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
+from entmtp_local.calibration.record import record, wide_shape
+from entmtp_local.calibration.wide_log import WideLog
+from entmtp_local.cli import profiles as first_use
+from entmtp_local.cli.main import main
+from entmtp_local.engine import generate
+from entmtp_local.errors import EntMTPError
+from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.profile import Key, Profile
+from entmtp_local.speculative.sampling import SamplingOptions
+
+PROMPTS = {"code": ["def main", "class A:"], "prose": ["Once upon", "It was"]}
+NAMES = ("tokens", "entropies", "drafts", "logp", "head_entropies")
+# as short as it can be, and as long on a busy machine
+BRIEF = replace(calibration.QUICK, n_prompts=1, n_tokens=12, cost_seconds=0.3, log_seconds=math.inf)
+# two would wait for each other where something else runs
+ONE_THREAD = ("--threads", "1")
+MEASURING = "measuring once what drafts cost"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def session(shipped: Path) -> Iterator[tuple[Session, Key]]:
+    options = SessionOptions(shipped, n_ctx=512, n_threads=1, max_depth=8, max_nodes=31)
+    with Session.open(options) as session:
+        yield session, key_of(session, options)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_use, "QUICK", BRIEF)
+    monkeypatch.setattr("entmtp_local.cli.calibrate.QUICK", BRIEF)
+
+
+@pytest.fixture(scope="module")
+def made(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Result]]:
+    """A profile and a log that the command wrote, from a task of the user's own."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "notes.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("def main", "Hello, I am")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("entmtp_local.cli.calibrate.QUICK", BRIEF)
+        result = call(
+            *("calibrate", str(shipped), "--quick", "--task", str(folder / "notes.jsonl"), "--task", "code", "--json"),
+            *(
+                "--out",
+                str(folder / "p.json"),
+                "--log",
+                str(folder / "l.npz"),
+                "-n",
+                "12",
+                "--prompts",
+                "2",
+                "-c",
+                "512",
+                *ONE_THREAD,
+            ),
+        )
+    yield folder / "p.json", folder / "l.npz", result
+
+
+def test_calibrate_writes_a_profile_and_a_log(made: tuple[Path, Path, Result]) -> None:
+    out, log_file, result = made
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == json.loads(out.read_text())
+    profile, log = Profile.load(out), WideLog.load(log_file)
+    assert profile.key is not None and profile.quick and list(profile.tasks) == ["all", "notes", "code"]
+    assert log.tasks == ["notes", "code"] and len(log.texts) == 4
+    assert all(2 <= len(text.tokens) <= 12 for text in log.texts)
+    assert profile.tasks["all"].n_positions == log.n_positions
+    assert {1, 2, 4} <= set(profile.costs.verify) and profile.costs.level
+    for text in log.texts:
+        # the head's own probabilities: of siblings the first is the likeliest, and all together at most one
+        for siblings in log.shape.children:
+            if siblings:
+                given = text.logp[:, list(siblings)]
+                assert (np.diff(given, axis=1) <= 1e-6).all() and (np.exp(given).sum(axis=1) < 1.001).all()
+        inner = [node for node, children in enumerate(log.shape.children) if children]
+        assert np.isfinite(text.head_entropies[:, inner]).all()
+
+
+def test_a_log_is_replayed_without_a_model(made: tuple[Path, Path, Result]) -> None:
+    out, log_file, _ = made
+    result = call("calibrate", "--replay", str(log_file), "--costs", str(out), "--json")
+    rows = json.loads(result.stdout)["rows"]
+    assert result.exit_code == 0 and {row["task"] for row in rows} == {"notes", "code"}
+    for task in ("notes", "code"):
+        speeds = {row["policy"]: row["tokens_per_second"] for row in rows if row["task"] == task}
+        assert speeds["oracle (all-seeing)"] >= max(speeds.values()) * (1 - 1e-9)
+        assert {"off", "throughput", "entmtp", "hydra:7", "best static tree"} <= set(speeds)
+    shown = call("calibrate", "--replay", str(log_file), "--costs", "rtx-3090-27b", "--policies", "off,entmtp:TASK")
+    assert shown.exit_code == 0 and shown.stdout.startswith("costs: derived") and "not measured" in shown.stdout
+    for arguments, words in (
+        (("--replay", str(log_file)), ("--costs", "rtx-3090-27b")),
+        (("--replay", str(log_file), "--costs", "none"), ("no costs 'none'", "rtx-3090-27b")),
+        (("--replay", str(log_file), "--costs", str(out), "--policies", "hydra:0"), ("no policy 'hydra:0'",)),
+        (("--replay", str(out), "--costs", str(out)), ("not a wide log",)),
+        (("--costs", str(out)), ("--replay",)),
+    ):
+        result = call("calibrate", *arguments)
+        assert result.exit_code == 2 and result.stdout == "" and all(word in result.stderr for word in words)
+
+
+def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) -> None:
+    result = call("calibrate", str(tiny / "llama.gguf"), "--quick")
+    assert result.exit_code == 2 and "nothing to calibrate" in result.stderr and "no MTP head" in result.stderr
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text(f"from {name}\n")
+    two = ("--task", str(tmp_path / "a" / "x.txt"), "--task", str(tmp_path / "b" / "x.txt"))
+    for arguments, word in (
+        (("--task", "none"), "There is no workload none"),
+        (("--out", str(tmp_path / "no" / "p.json")), "cannot be written"),
+        (two, "two tasks are called 'x'"),
+    ):
+        result = call("calibrate", str(shipped), "--quick", *arguments)
+        assert result.exit_code == 2 and word in result.stderr
+
+
+# -- interruption
+
+
+def run(
+    opened: tuple[Session, Key], partial: Path | None, stop: Callable[[], bool] = lambda: False, said: list[str] | None = None
+) -> tuple[Profile, WideLog]:
+    session, key = opened
+    prompts = {
+        task: [session.tokenize(text, add_special=True, parse_special=True) for text in some] for task, some in PROMPTS.items()
+    }
+
+    def say(_: float, what: str) -> None:
+        if said is not None:
+            said.append(what)
+
+    return calibrate(session, key, prompts, SamplingOptions(temp=0.8), BRIEF, say, stop, partial)
+
+
+def test_an_interrupted_calibration_goes_on_where_it_was(
+    session: tuple[Session, Key], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, recorded = tmp_path / "cache" / "m.partial.npz", 0
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal recorded
+        recorded += 1
+        return record(*arguments, **options)
+
+    monkeypatch.setattr(calibration, "record", counting)
+    _, whole = run(session, None)
+    assert recorded == len(whole.texts) == 4
+    # within the first text, and within the third
+    recorded = 0
+    with pytest.raises(Interrupted):
+        run(session, partial, lambda: recorded == 1)
+    assert len(WideLog.load(partial).texts) == 0, "the first was not finished"
+    polled = 0
+
+    def later() -> bool:
+        nonlocal polled
+        polled += recorded == 4  # the third, after the first was begun a second time
+        return polled > 5
+
+    with pytest.raises(Interrupted):
+        run(session, partial, later)
+    assert len(WideLog.load(partial).texts) == 2 and recorded == 4
+    said: list[str] = []
+    recorded = 0
+    _, log = run(session, partial, said=said)
+    assert recorded == 2 and [what for what in said if "text" in what] == ["prose: text 1 of 2", "prose: text 2 of 2"]
+    assert not partial.exists()
+    for a, b in zip(whole.texts, log.texts, strict=True):
+        assert all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in NAMES[:3])
+
+
+def test_an_interruption_after_the_texts_loses_none(
+    session: tuple[Session, Key], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "m.partial.npz"
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(calibration, "fit_tasks", interrupted)
+    with pytest.raises(Interrupted):
+        run(session, partial)
+    assert len(WideLog.load(partial).texts) == 4
+
+
+def test_a_partial_log_of_something_else_is_not_gone_on_with(session: tuple[Session, Key], tmp_path: Path) -> None:
+    partial = tmp_path / "m.partial.npz"
+    partial.write_bytes(b"not a log")
+    assert len(run(session, partial)[1].texts) == 4
+    other = WideLog(wide_shape(8, 16), {"model": "another"})
+    other.save(partial)
+    assert len(run(session, partial)[1].texts) == 4
+    (tmp_path / "file").write_text("")
+    assert len(run(session, tmp_path / "file" / "m.partial.npz")[1].texts) == 4, "a folder that is none"
+
+
+def test_a_recorded_text_is_that_of_plain_decoding(session: tuple[Session, Key]) -> None:
+    opened, sampling = session[0], SamplingOptions(temp=0.8, seed=3)
+    ids = opened.tokenize("def main", add_special=True, parse_special=True)
+    with opened.new_sampler(sampling) as sampler:
+        text = record(opened, ids, sampler, 16, wide_shape(8, 16), task="code")
+    opened.clear()
+    with opened.new_sampler(sampling) as sampler:
+        generation = generate(opened, ids, sampler=sampler, max_tokens=16)
+        tokens: Sequence[int] = [token for step in generation for token in step.tokens]
+    assert text is not None and text.tokens.tolist()[: len(tokens)] == tokens
+    assert text.n_prompt == len(ids) and text.drafts[:, 0].tolist() == text.tokens[:-1].tolist()
+
+
+# -- first use
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "entmtp-local" / "profiles"
+
+
+def run_model(shipped: Path, *more: str) -> Result:
+    result = call("run", str(shipped), "-p", "def main", "--temp", "0", "-n", "8", "--json", *ONE_THREAD, *more)
+    assert result.exit_code == 0 and json.loads(result.stdout)["policy"] == "throughput"
+    return result
+
+
+def test_a_first_use_measures_and_the_next_does_not(shipped: Path, cache: Path) -> None:
+    first = run_model(shipped)
+    assert first.stderr.startswith(MEASURING)
+    (kept,) = cache.iterdir()
+    profile = Profile.load(kept)
+    assert set(profile.tasks) == {"all", "code", "math", "chat", "prose"}
+    before = kept.read_bytes()
+    assert run_model(shipped).stderr == "" and kept.read_bytes() == before
+    # damaged: named, measured again and replaced
+    kept.write_bytes(before[: len(before) // 2])
+    damaged = run_model(shipped)
+    assert str(kept) in damaged.stderr and "cannot be read" in damaged.stderr and MEASURING in damaged.stderr
+    assert Profile.load(kept).key == profile.key
+    # of another model, and none at all: the reason is told, and the kept one is used
+    other = kept.with_name("other.json")
+    assert profile.key is not None
+    replace(profile, key=replace(profile.key, model="another")).save(other)
+    foreign = run_model(shipped, "--profile", str(other))
+    assert foreign.stderr == f"the profile {other} is of another model; calibrate again.\n"
+    assert "there is no profile" in run_model(shipped, "--profile", str(cache / "none.json")).stderr
+    # another number of threads is another profile
+    key = replace(profile.key, n_threads=profile.key.n_threads + 1)
+    assert calibration.profile_path(cache, shipped, key) != kept
+
+
+def test_a_cache_that_cannot_be_written_is_survived(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = run_model(shipped)
+    assert MEASURING in result.stderr and "cannot be kept" in result.stderr and "next start measures again" in result.stderr
+    arguments = ("calibrate", str(shipped), "--quick", "--task", "code", "-c", "512", *ONE_THREAD)
+    assert call(*arguments, "--out", str(tmp_path / "p.json")).exit_code == 0
+    refused = call(*arguments)
+    assert refused.exit_code == 1 and refused.stdout == "" and refused.stderr.startswith("error: the system refused")
+
+
+@pytest.mark.parametrize("n_ctx", ["16", "64"])
+def test_a_context_without_room_is_survived_and_not_kept(shipped: Path, cache: Path, n_ctx: str) -> None:
+    result = run_model(shipped, "-c", n_ctx)
+    assert "nothing fits into the context" in result.stderr and not list(cache.glob("*.json"))
+
+
+def test_a_task_that_was_not_calibrated_is_named(shipped: Path, made: tuple[Path, Path, Result]) -> None:
+    result = call("run", str(shipped), "-p", "a", "-n", "2", "--profile", str(made[0]), "--policy", "entmtp:poems", "-c", "512")
+    assert result.exit_code == EntMTPError.exit_code
+    assert "no task poems (it has: " in result.stderr and "--task poems" in result.stderr

@@ -1,0 +1,236 @@
+"""The guard, on simulated texts whose acceptance is known and a clock that advances by a table.
+
+| test | failure it catches |
+|---|---|
+| hopeless | a policy that is slower than plain decoding and stays so, or that is tried again so long that it costs |
+| good | a guard that steps aside from what is best |
+| chains | a chain that would be faster and is not noticed |
+| what is counted | chains that are judged by tokens that do not continue them: another text, or copies |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.guard import Comparison, Guard
+from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.throughput import Throughput
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
+from entmtp_local.speculative.verify import accept
+
+STEEP = CostTable({1: 24.0, 2: 31.0, 3: 38.0, 4: 42.0, 6: 58.0, 8: 66.0, 12: 90.0, 16: 110.0}, level={1: 1.0})
+FLAT = CostTable({size: 20.0 + 0.1 * size for size in SIZES}, level={1: 0.3})
+LARGE = TreeShape.from_parents([-1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4])
+WRONG, OTHER = 998, 999
+
+
+class Stubborn(Throughput):
+    """Has the same tree verified at every step and learns nothing but costs."""
+
+    def __init__(self, shape: TreeShape) -> None:
+        super().__init__()
+        self._same = shape
+
+    def plan(self, evidence: Evidence) -> TreeShape:
+        return self._same
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        return tree
+
+    def learn(self, outcome: Outcome) -> None:
+        pass
+
+
+class Run:
+    """A text of which each next token is the best-ranked draft with a given chance.
+
+    Args:
+        copied: of every so many steps one verifies copied text instead, none of it right; 0 for never.
+    """
+
+    def __init__(
+        self, policy: Policy, costs: CostTable, chance: Callable[[int], float], *, seed: int = 1, copied: int = 0
+    ) -> None:
+        policy.calibrated(Profile(costs))
+        self.policy, self.costs, self.chance, self.copied = policy, costs, chance, copied
+        self.rng = random.Random(1)
+        self.n_past, self.n_steps, self.pending = 10, 0, 0
+        self.aside: list[int | None] = []
+        self.tokens, self.seconds = 0, 0.0
+
+    def step(self) -> None:
+        policy, chance = self.policy, self.chance(self.n_steps)
+        shape = policy.plan(Evidence(self.n_past, 0))
+        if isinstance(policy, Guard):
+            self.aside.append(policy.aside)
+        logp = np.log([1.0, *(max(0.01, chance if rank == 0 else (1 - chance) * 0.2) for rank in shape.ranks[1:])])
+        # a drafted token is its rank
+        tree = DraftTree(shape, (self.pending, *shape.ranks[1:].tolist()), logp.astype(np.float32))
+        verified = policy.select(tree) if shape.n_nodes > 1 else tree
+        if self.copied and self.n_steps % self.copied == 0:
+            verified = tree = DraftTree(TreeShape.chain(2), (self.pending, OTHER, OTHER), copied=frozenset((1, 2)))
+        accepted = accept(verified, lambda _: 0 if self.rng.random() < chance else WRONG, lambda _: False, 1000)
+        path, self.pending = accepted.path, accepted.bonus
+        draft = self.costs.draft_seconds(tree.shape) if not verified.copied else 0.0
+        verify = self.costs.verify_seconds(verified.shape.n_nodes)
+        policy.learn(Outcome(tree, verified, path, draft, verify, draft + verify))
+        self.n_past += len(path)
+        self.n_steps += 1
+        self.tokens += len(path)
+        self.seconds += draft + verify
+
+    def rate(self, n: int, n_before: int = 0) -> float:
+        for _ in range(n_before):
+            self.step()
+        self.tokens, self.seconds = 0, 0.0
+        for _ in range(n):
+            self.step()
+        return self.tokens / self.seconds
+
+
+def always(chance: float) -> Callable[[int], float]:
+    return lambda _: chance
+
+
+@pytest.mark.parametrize("shape", [LARGE, TreeShape.chain(5), TreeShape.chain(1)])
+def test_hopeless_drafts_cost_little_in_the_end(shape: TreeShape) -> None:
+    run = Run(Guard(Stubborn(shape)), STEEP, always(0.01))
+    plain = 1 / STEEP.verify[1]
+    assert run.rate(10_000, 10_000) > 0.97 * plain
+    assert set(run.aside) == {None, 0}
+
+
+def test_a_policy_that_is_five_times_as_slow_is_left_soon() -> None:
+    run = Run(Guard(Stubborn(LARGE)), STEEP, always(0.0))
+    run.rate(1000)
+    first = next(i for i, aside in enumerate(run.aside) if aside is not None)
+    assert first <= 64 and run.aside.count(None) < 200
+
+
+@pytest.mark.parametrize("costs", [STEEP, FLAT])
+@pytest.mark.parametrize("chance", [0.3, 0.6, 0.85, 0.97])
+def test_good_choices_are_left_alone(costs: CostTable, chance: float) -> None:
+    guarded = Run(Guard(Throughput()), costs, always(chance))
+    bare = Run(Throughput(), costs, always(chance))
+    assert guarded.rate(3000, 200) > 0.98 * bare.rate(3000, 200)
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+def test_the_best_chain_itself_is_never_left(depth: int) -> None:
+    # with this chance and these costs no other chain is as fast
+    chance = 0.9
+    costs = CostTable({n + 1: 10.0 * sum(chance**k for k in range(n + 1)) * (0.9 if n == depth else 1.1) for n in range(9)})
+    run = Run(Guard(Stubborn(TreeShape.chain(depth))), costs, always(chance))
+    run.rate(4000)
+    assert set(run.aside) == {None}
+
+
+def test_where_chains_are_better_a_chain_is_drafted() -> None:
+    run = Run(Guard(Stubborn(LARGE)), STEEP, always(0.75))
+    bad = Run(Stubborn(LARGE), STEEP, always(0.75)).rate(4000)
+    # of its large tree the chains up to three are seen
+    best = max(Run(Stubborn(TreeShape.chain(n)), STEEP, always(0.75)).rate(4000) for n in range(1, 4))
+    assert best > 1.3 * bad
+    assert run.rate(8000, 4000) > 0.95 * best
+    assert {aside for aside in run.aside if aside is not None} <= {1, 2, 3}
+
+
+def test_it_comes_back_when_the_text_changes() -> None:
+    run = Run(Guard(Stubborn(TreeShape.chain(5))), STEEP, lambda step: 0.02 if step < 1500 else 0.97)
+    run.rate(1500)
+    assert run.aside[-1] == 0 or run.aside.count(0) > 1000
+    run.rate(5000)
+    assert run.aside[-2000:].count(None) > 1500
+
+
+@pytest.mark.parametrize("copied", [2, 3])
+def test_copied_text_is_no_evidence(copied: int) -> None:
+    run = Run(Guard(Stubborn(TreeShape.chain(3))), FLAT, always(0.95), copied=copied)
+    run.rate(2000)
+    assert set(run.aside) == {None}
+
+
+# -- what is counted
+
+
+def tree(tokens: Sequence[int]) -> DraftTree:
+    return DraftTree(TreeShape.chain(len(tokens) - 1), tuple(tokens), np.zeros(len(tokens), dtype=np.float32))
+
+
+def test_chains_are_judged_by_the_tokens_that_follow() -> None:
+    found = Comparison(3)
+    prices: list[float | None] = [1.0, 1.5, 2.0, None]
+    # drafted 5 6 7, nothing of which was verified; then 5 and 6 follow, one by one, and 8
+    found.add(tree((4, 5, 6, 7)), [4], 0.0, prices)
+    assert found._n == 0
+    for token in (5, 6):
+        found.add(DraftTree(ROOT_ONLY, (token,)), [token], 0.0, [None] * 4)
+        assert found._n == 0 and found.waits
+    found.add(DraftTree(ROOT_ONLY, (8,)), [8], 0.0, [None] * 4)
+    # steps that drafted nothing show nothing of chains, and the one chain is over
+    assert found._n == 1 and not found.waits
+    assert found._mean == pytest.approx([1 - 1.0, 2 - 1.5, 3 - 2.0, 0.0])
+
+
+def test_what_is_longer_than_what_was_drafted_counts_as_no_better() -> None:
+    found = Comparison(3)
+    found.add(tree((1, 2)), [1, 9], 0.25, [1.0, 1.0, 1.0, 1.0])
+    assert found._mean == pytest.approx([-0.25, -0.25, 0.0, 0.0])
+
+
+def test_a_difference_has_to_be_sure() -> None:
+    rng = random.Random(0)
+    sure, unsure = Comparison(1), Comparison(1)
+    for _ in range(200):
+        sure.add(tree((1, 2)), [1, 9], 0.9, [0.0, None])
+        unsure.add(tree((1, 2)), [1, 9], 0.9 + 3 * rng.choice((-1, 1)), [0.0, None])
+    assert sure.better(0.05) == 0 and sure.better(0.2) is None
+    assert unsure.better(0.02) is None
+
+
+def observed(guard: Guard, tokens: Sequence[int], path: Sequence[int], n_past: int, **values: object) -> None:
+    guard.plan(Evidence(n_past, 0))
+    drafted = tree(tokens)
+    guard.learn(replace(Outcome(drafted, drafted, tuple(path), 0.1, 20.0, 20.1), **values))
+
+
+def test_another_text_does_not_continue_a_chain() -> None:
+    guard = Guard(Stubborn(TreeShape.chain(2)))
+    guard.calibrated(Profile(FLAT))
+    whole = (0, 1, 2)
+    observed(guard, (5, 6, 7), whole, 10)
+    assert len(guard._others._open) == 0, "right to its end"
+    observed(guard, (5, 6, 7), (0,), 13, verified=DraftTree(ROOT_ONLY, (5,)))
+    assert len(guard._others._open) == 1, "what follows will tell"
+    n = guard._others._n
+    observed(guard, (6, 7, 8), whole, 40)
+    assert guard._others._n == n + 1, "the new text's own chain alone"
+
+
+def test_copied_steps_end_what_is_open() -> None:
+    guard = Guard(Stubborn(TreeShape.chain(2)))
+    guard.calibrated(Profile(FLAT))
+    observed(guard, (5, 6, 7), (0,), 10, verified=DraftTree(ROOT_ONLY, (5,)))
+    assert len(guard._others._open) == 1
+    copies = DraftTree(TreeShape.chain(2), (6, 7, 8), copied=frozenset((1, 2)))
+    n = guard._others._n
+    observed(guard, (6, 7, 8), (0, 1, 2), 11, drafted=copies, verified=copies)
+    assert (len(guard._others._open), guard._others._n) == (0, n)
+
+
+def test_limits_and_names() -> None:
+    guard = parse_policy("throughput")
+    assert isinstance(guard, Guard) and (guard.name, guard.max_depth, guard.max_nodes) == ("throughput", 8, 15)
+    free = Limits(trees=True, max_depth=8, max_nodes=15, reason="")
+    assert guard.within(free) is guard
+    short = guard.within(replace(free, max_depth=2))
+    assert isinstance(short, Guard) and short.max_depth == 2 and short.within(replace(free, max_depth=2)) is short
+    assert guard.within(replace(free, max_depth=0)).name == "off"
