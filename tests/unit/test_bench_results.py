@@ -11,7 +11,7 @@ import pytest
 from bench_fakes import FakeArm, begin, plan, subject, wrong_from_5
 
 from entmtp_local.bench.record import Record
-from entmtp_local.bench.report import page
+from entmtp_local.bench.report import document
 from entmtp_local.bench.results import results
 from entmtp_local.bench.rounds import Plan, measure, plain_texts
 from entmtp_local.bench.table import WIDTH, Progress, duration, table
@@ -76,7 +76,7 @@ def test_an_invalid_arm_has_no_figures() -> None:
         assert row is None or "tokens_per_second" not in row
     text = shown(record)
     assert "invalid, see below" in text and "token 5 has a logit less by 0.400" in text.replace("\n  ", " ")
-    assert "999" not in text and "999" not in page(record.content, results(record))
+    assert "999" not in text and "999" not in document(record.content, results(record))
 
 
 def test_a_wrong_stock_arm_is_no_base_and_wrong_plain_decoding_takes_all_ratios() -> None:
@@ -177,14 +177,15 @@ def test_long_names_fit() -> None:
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else() -> None:
-    names = ("off", "chain:3", "<script>", "throughput")
-    text = page((record := measured([*map(FakeArm, names), *stock()])).content, results(record))
-    assert "<script>" not in text and "http" not in text.replace("http://www.w3.org", "")
+    names = ("off", "chain:3", "<script>", "a", "b", "c", "d", "throughput")
+    record = measured([*map(FakeArm, names), *stock()])
+    text = document(record.content, results(record))
+    assert "<script>" not in text and "http:" not in text and "https:" not in text
+    assert text.count("<figure>") == 2 * 4 and "interrupted" not in text and "nan" not in text
     for figure in text.split("<svg")[1:]:
-        assert figure.count("<text") == figure.count("</text>")
-    assert text.count("<svg") == 2 * 4
-    assert "interrupted" not in text
-    ElementTree.fromstring("<r>" + "".join(part.split("</pre>")[0] for part in text.split("<pre>")[1:]) + "</r>")
+        ElementTree.fromstring("<svg" + figure.split("</svg>")[0] + "</svg>")
+    (tables,) = (part.split("</pre>")[0] for part in text.split("<pre>")[1:])
+    assert "code, temperature 0" in tables
 
 
 # -- progress
