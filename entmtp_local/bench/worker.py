@@ -173,10 +173,9 @@ class Worker:
     def close(self) -> None:
         """End the process. Harmless when called twice."""
         self._pipe.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        # it has nothing to put in order
+        self._process.kill()
+        self._process.join()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:

@@ -531,7 +531,9 @@ def _ended_by_signals() -> Iterator[None]:
 
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            previous[number] = signal.signal(number, end)
+            # nohup's program goes on without its terminal
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, end)
     except ValueError:
         pass  # not the main thread, which gets no signals
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from fakes import model_info
 from unit.test_cli import assert_one_line_error
 
 from entmtp_local.bench.arms import OurArm
+from entmtp_local.bench.server import Server
+from entmtp_local.bench.text import Request, Text
 from entmtp_local.cli import bench
 from entmtp_local.cli.main import main
 from entmtp_local.errors import ServerError
@@ -71,7 +75,7 @@ def test_a_whole_run(machine: Path, tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
     assert str(tmp_path) not in json.dumps(content), "what is published names no folders"
     assert content["settings"]["stock"] == "version: 1 (fake)"
-    assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "out.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_the_server_is_told_what_the_protocol_says(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +192,21 @@ def test_mistakes_are_one_line(machine: Path, arguments: tuple[str, ...], words:
 def test_a_list_of_temperatures_is_checked(machine: Path) -> None:
     for value in ("0,x", "-1", ""):
         assert "is not a list of temperatures" in call("a.gguf", "--temps", value).stderr
+
+
+def test_a_signal_ends_the_servers_too(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+    real = Server.complete
+
+    def complete(self: Server, request: Request) -> Text:
+        pids.append(self.pid)
+        if len(pids) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, request)
+
+    monkeypatch.setattr(Server, "complete", complete)
+    found = call("a.gguf", *FEW, "--stock", machine, "--sweep", "default", "--policies", "off")
+    assert found.exit_code == 143
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
