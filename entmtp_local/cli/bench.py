@@ -12,9 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,40 +20,21 @@ from typing import Any
 import click
 
 from entmtp_local.bench import workloads
-from entmtp_local.bench.arms import PLAIN, Arm, OurArm, OurChoice, ServerArm, Serving, StockSetting, names_of, sweep
 from entmtp_local.bench.record import Record
 from entmtp_local.bench.results import results
-from entmtp_local.bench.rounds import (
-    Plan,
-    Subject,
-    best_settings,
-    compare_distributions,
-    look_for_settings,
-    measure,
-    plain_texts,
-    try_out,
-)
+from entmtp_local.bench.rounds import Plan, compare_distributions, look_for_settings, measure, plain_texts, try_out
 from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
-from entmtp_local.bench.worker import in_child
 from entmtp_local.calibration.calibrate import fingerprint
-from entmtp_local.calibration.prompts import prompt_tokens
-from entmtp_local.chat.model_template import template_of
-from entmtp_local.cli.abilities import drafting
-from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx, find_model, open_for_drafts, parse_draft_vocab
-from entmtp_local.cli.profiles import profile_for
+from entmtp_local.cli.bench_models import BenchedModel
+from entmtp_local.cli.options import MAX_N_CTX, find_model, parse_draft_vocab
 from entmtp_local.errors import UsageError
-from entmtp_local.native.model_file import read_model
-from entmtp_local.native.session import Session, SessionOptions, physical_cores
 from entmtp_local.native.source import find_layout
-from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import ALL, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-_POLICIES = {"trees": "off,chain:3,hydra:7,entmtp,throughput", "chains": "off,chain:2,chain:3", "off": "off"}
 _SWEEPS = ("quick", "full", "default")
 # Enough to tell settings apart; those that are chosen are measured in full.
 _SWEEP_PROMPTS = 2
@@ -182,47 +161,6 @@ def bench(models: tuple[str, ...], **options: Any) -> None:
     sys.exit(_bench(models, options))
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is known of a model before it is measured.
-
-    Args:
-        prompts: token ids by workload, the warm-up's the last one.
-        eog: tokens that end a text.
-        profiles: by draft vocabulary.
-    """
-
-    device: str
-    engine: dict[str, str]
-    prompts: dict[str, list[list[int]]]
-    eog: frozenset[int]
-    profiles: dict[int | None, Profile]
-
-
-def prepare(path: Path, options: dict[str, Any], chosen: dict[str, list[workloads.Prompt]], vocabs: list[int | None]) -> Prepared:
-    """Read prompts as the model does, and find or measure profiles; runs in a process of its own.
-
-    Args:
-        options: as for `open_for_drafts`.
-        chosen: prompts by workload.
-        vocabs: draft vocabularies that profiles are needed for.
-    """
-    info, settings = open_for_drafts(path, options)
-    profiles: dict[int | None, Profile] = {}
-    prompts: dict[str, list[list[int]]] = {}
-    for vocab in vocabs or [options["draft_vocab"]]:
-        settings = replace(settings, draft_vocab=vocab)
-        with Session.open(settings) as session:
-            if not prompts:
-                template = template_of(info, session)
-                prompts = {name: [prompt_tokens(session, template, prompt) for prompt in some] for name, some in chosen.items()}
-                eog = frozenset(token for token in range(session.n_vocab) if session.is_eog(token))
-            if vocabs and session.limits.max_depth:
-                profiles[vocab] = profile_for(session, settings, info, None, _note)
-            found = Prepared(session.device, session.engine_info, prompts, eog, profiles)
-    return found
-
-
 def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     for name in ("json_file", "report"):
         _check_writable(options[name])
@@ -233,7 +171,7 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     out = Progress(sys.stderr)
     with _ended_by_signals():
         try:
-            benches = [_Model(i, path, options, chosen, stock, peers) for i, path in enumerate(paths)]
+            benches = [BenchedModel(i, path, options, chosen, stock, peers) for i, path in enumerate(paths)]
             settings = _settings(benches, options, chosen, stock, peers)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             record = Record.begin(options["json_file"], settings, created, resume=options["resume"])
@@ -263,7 +201,7 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     return code
 
 
-def _measure(record: Record, benches: Sequence[_Model], options: Mapping[str, Any], out: Progress) -> None:
+def _measure(record: Record, benches: Sequence[BenchedModel], options: Mapping[str, Any], out: Progress) -> None:
     plan = _plan(benches, options)
     subjects = []
     for each in benches:
@@ -280,124 +218,10 @@ def _measure(record: Record, benches: Sequence[_Model], options: Mapping[str, An
             compare_distributions(record, plan, subject, warm[0], options["n_draws"], out)
 
 
-class _Model:
-    """One model of the command line, and the arms that decode it."""
-
-    def __init__(
-        self,
-        number: int,
-        path: Path,
-        options: Mapping[str, Any],
-        chosen: dict[str, list[workloads.Prompt]],
-        stock: Path | None,
-        peers: Mapping[str, tuple[str, ...]],
-    ) -> None:
-        self.info = read_model(path)
-        self._number, self._path, self._stock, self._peers = number, path, stock, peers
-        head = read_model(options["mtp_model"], role="mtp") if options["mtp_model"] else self.info
-        self.ability = drafting(self.info, head)[0]
-        names = (options["policies"] or _POLICIES[self.ability]).split(",")
-        self.choices = [OurChoice.parse(name) for name in dict.fromkeys([PLAIN, *names])]
-        self.n_ctx = options["n_ctx"] or default_n_ctx(self.info)
-        self.n_threads = options["n_threads"] or physical_cores()
-        self._effort = options["sweep_effort"]
-        self._stock_args = tuple(shlex.split(options["stock_args"]))
-        needed = {
-            0 if choice.full_head else options["draft_vocab"]
-            for choice in self.choices
-            if parse_policy(choice.policy.replace("TASK", ALL)).needs_profile
-        }
-        opened = {**options, "n_ctx": self.n_ctx}
-        vocabs = sorted(needed, key=lambda vocab: -1 if vocab is None else vocab)
-        self.prepared = in_child(prepare, path, opened, chosen, vocabs)
-        self._check_room(options["n_tokens"])
-        self._base = SessionOptions(
-            path,
-            options["mtp_model"],
-            n_ctx=self.n_ctx,
-            n_threads=self.n_threads,
-            n_gpu_layers=options["n_gpu_layers"],
-            draft_vocab=options["draft_vocab"],
-        )
-        self._serving = Serving(
-            path, options["mtp_model"], self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog
-        )
-
-    def _check_room(self, n_tokens: int) -> None:
-        for workload, some in self.prepared.prompts.items():
-            for ids in some:
-                if not 0 < len(ids) <= self.n_ctx - n_tokens - 1:
-                    raise UsageError(
-                        f"a prompt of {workload} has {len(ids)} tokens, which leaves no room for an answer of {n_tokens} in a "
-                        f"context of {self.n_ctx}; give a larger -c or a smaller -n."
-                    )
-
-    @property
-    def about(self) -> dict[str, Any]:
-        info = self.info
-        return {
-            "label": info.path.stem,
-            "file": info.path.name,
-            "name": info.name,
-            "architecture": info.arch,
-            "quantisation": info.quantisation,
-            "size_bytes": info.size_bytes,
-            "n_parameters": info.n_parameters,
-            "n_layer": info.n_layer,
-            "n_embd": info.n_embd,
-            "n_vocab": info.n_vocab,
-            "fingerprint": fingerprint(self._path),
-            "n_prompt_tokens": {name: [len(ids) for ids in some[:-1]] for name, some in self.prepared.prompts.items()},
-        }
-
-    def subject(self, record: Record) -> Subject:
-        prompts = self.prepared.prompts
-        return Subject(
-            self._number,
-            record.content["models"][self._number]["label"],
-            {name: some[:-1] for name, some in prompts.items()},
-            {name: some[-1] for name, some in prompts.items()},
-            partial(self._arms, record),
-            OurArm("plain decoding", OurArm.of(OurChoice(PLAIN, PLAIN), self._base, None, ALL).setup).open,
-        )
-
-    def _arms(self, record: Record, temp: float, workload: str) -> list[Arm]:
-        arms: list[Arm] = []
-        for choice in self.choices:
-            profile = self.prepared.profiles.get(0 if choice.full_head else self._base.draft_vocab)
-            task = workload if profile is not None and workload in profile.tasks else ALL
-            arms.append(OurArm.of(choice, self._base, profile, task))
-        if self._stock is not None:
-            arms.append(self._stock_arm(None))
-            rows = record.content["models"][self._number].get("sweep", [])
-            settings = best_settings(rows, temp, workload) if self._effort != "default" else [StockSetting()]
-            if self.ability != "off":
-                arms += [self._stock_arm(setting) for setting in settings]
-        arms += [self._serving.peer(name, command) for name, command in self._peers.items()]
-        list(names_of(arms))
-        return arms
-
-    def _stock_arm(self, setting: StockSetting | None) -> ServerArm:
-        assert self._stock is not None
-        return self._serving.stock(self._stock, setting, self._stock_args)
-
-    def swept(self) -> list[tuple[StockSetting, Arm]]:
-        """Settings of stock's that are tried, with their arms."""
-        if self._stock is None or self.ability == "off":
-            return []
-        return [(setting, self._stock_arm(setting)) for setting in sweep(self._effort)]
-
-    def check_sweep(self, record: Record) -> None:
-        """Say so where stock's MTP does not run at all."""
-        rows = record.content["models"][self._number].get("sweep", [])
-        if rows and all("error" in row for row in rows):
-            _note(f"stock llama.cpp's MTP does not run with {self.info.path.name}: {rows[0]['error']}")
-
-
 # -- what was asked
 
 
-def _plan(benches: Sequence[_Model], options: Mapping[str, Any]) -> Plan:
+def _plan(benches: Sequence[BenchedModel], options: Mapping[str, Any]) -> Plan:
     return Plan(
         options["temps"],
         tuple(benches[0].prepared.prompts),
@@ -410,7 +234,7 @@ def _plan(benches: Sequence[_Model], options: Mapping[str, Any]) -> Plan:
 
 
 def _settings(
-    benches: Sequence[_Model],
+    benches: Sequence[BenchedModel],
     options: Mapping[str, Any],
     chosen: Mapping[str, Sequence[workloads.Prompt]],
     stock: Path | None,
@@ -445,7 +269,7 @@ def _settings(
     }
 
 
-def _name_models(record: Record, benches: Sequence[_Model]) -> None:
+def _name_models(record: Record, benches: Sequence[BenchedModel]) -> None:
     if record.content["models"]:
         return
     abouts = [each.about for each in benches]

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from fakes import model_info
 from unit.test_cli import assert_one_line_error
 
-from entmtp_local.bench.arms import OurArm
+from entmtp_local.bench.arms import OurArm, ServerArm
 from entmtp_local.bench.server import Server
 from entmtp_local.bench.text import Request, Text
-from entmtp_local.cli import bench
+from entmtp_local.cli import bench, bench_models
 from entmtp_local.cli.main import main
 from entmtp_local.errors import ServerError
 from entmtp_local.speculative.cost import SIZES, CostTable
@@ -40,15 +40,16 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     server.write_text(f"#!{sys.executable}\n" + Path(fake_llama_server.__file__).read_text().split("\n", 1)[1])
     server.chmod(0o755)
 
-    def prepared(function: Any, path: Path, options: Any, chosen: Any, vocabs: Any) -> bench.Prepared:
-        assert function is bench.prepare
+    def prepared(function: Any, path: Path, options: Any, chosen: Any, vocabs: Any) -> bench_models.Prepared:
+        assert function is bench_models.prepare
         prompts = {name: [[ord(name[0]), i, 5] for i in range(len(some))] for name, some in chosen.items()}
         profile = Profile(CostTable(dict.fromkeys(SIZES, 1.0)))
-        return bench.Prepared("a device", {"backend": "cpu"}, prompts, frozenset({1}), dict.fromkeys(vocabs, profile))
+        return bench_models.Prepared("a device", {"backend": "cpu"}, prompts, frozenset({1}), dict.fromkeys(vocabs, profile))
 
-    monkeypatch.setattr(bench, "in_child", prepared)
-    monkeypatch.setattr(bench, "read_model", lambda path, role="main": model_info(path=path))
-    monkeypatch.setattr(bench, "fingerprint", lambda path: f"fingerprint of {path.name}")
+    monkeypatch.setattr(bench_models, "in_child", prepared)
+    monkeypatch.setattr(bench_models, "read_model", lambda path, role="main": model_info(path=path))
+    for module in (bench, bench_models):
+        monkeypatch.setattr(module, "fingerprint", lambda path: f"fingerprint of {path.name}")
     monkeypatch.setattr(OurArm, "open", lambda self: FakeOurs(self.name, speed=2000.0).open())
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_text("a model")
@@ -80,8 +81,8 @@ def test_a_whole_run(machine: Path, tmp_path: Path) -> None:
 
 def test_the_server_is_told_what_the_protocol_says(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = []
-    real = bench.ServerArm.open
-    monkeypatch.setattr(bench.ServerArm, "open", lambda self: (commands.append(self.command), real(self))[1])
+    real = ServerArm.open
+    monkeypatch.setattr(ServerArm, "open", lambda self: (commands.append(self.command), real(self))[1])
     call("a.gguf", *FEW, "--stock", machine, "--sweep", "default", "--threads", "3", "-c", "512", "--stock-args", "-fa on")
     plain, mtp = (next(c for c in commands if ("--spec-type" in c) == drafts) for drafts in (False, True))
     assert plain == (
@@ -128,14 +129,14 @@ def test_a_server_that_does_not_run_ends_it_at_once(machine: Path) -> None:
 
 
 def test_mtp_that_does_not_run_is_a_result(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = bench.ServerArm.open
+    real = ServerArm.open
 
-    def fails(self: bench.ServerArm) -> Any:
+    def fails(self: ServerArm) -> Any:
         if "--spec-type" in self.command:
             raise ServerError(f"{self.name} ended with code 1.")
         return real(self)
 
-    monkeypatch.setattr(bench.ServerArm, "open", fails)
+    monkeypatch.setattr(ServerArm, "open", fails)
     found = call("a.gguf", *FEW, "--stock", machine, "--policies", "off")
     assert found.exit_code == 0
     assert "stock llama.cpp's MTP does not run with a.gguf: stock mtp:1 ended with code 1." in found.stderr
