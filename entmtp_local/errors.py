@@ -29,3 +29,7 @@ class ContextFullError(EntMTPError):
 
 class ProfileError(EntMTPError):
     """A profile is missing, damaged, of another version, or of another model or device."""
+
+
+class ServerError(EntMTPError):
+    """A program that is measured against is missing, fails, or contradicts itself."""

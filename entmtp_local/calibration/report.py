@@ -23,9 +23,9 @@ from entmtp_local.calibration.figures import (
     traced,
 )
 from entmtp_local.calibration.fit import hull
-from entmtp_local.calibration.plots import STYLE, WIDE, Plot, around, number, text
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.files import replace_file
+from entmtp_local.plots import WIDE, Plot, around, number, page, text
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.entmtp import RunningSignal
 from entmtp_local.speculative.profile import ALL, Profile, TaskFit
@@ -67,16 +67,8 @@ def write_report(path: Path, profile: Profile, log: WideLog | None) -> None:
         f'<section id="{name}"><h2>{title}</h2>\n{content or f"<p>{missing}</p>"}\n</section>\n'
         for name, title, content in sections
     )
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # whatever a file's names hold, the page fetches nothing and runs nothing
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>EntMTP-local: calibration</title>\n<style>{_STYLE}{STYLE}</style></head>\n"
-        f"<body><header><h1>Calibration</h1><nav>{links}</nav></header>\n<main>\n{body}</main></body></html>\n"
-    )
     with replace_file(path) as file:
-        file.write(page.encode())
+        file.write(page("Calibration", f"<nav>{links}</nav>", body).encode())
 
 
 def _each(draw: Callable[[Logged], str], logged: Sequence[Logged]) -> str:
@@ -406,26 +398,3 @@ def _cell(value: object) -> str:
 
 
 # Colours that are told apart by people who see red and green alike, too.
-_STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1c2330;--soft:#5a6372;--grid:#dfe3e9;--faint:#c3cad3;
---s0:#2468b2;--s1:#d0641b;--s2:#2a8f6d;--s3:#a04c9c;--s4:#b08a00;--s5:#7b8494;
---q0:#8f99a6;--q1:#d9a21b;--q2:#dd6b3f;--q3:#b5367a;--q4:#55309c}
-@media (prefers-color-scheme:dark){:root{--page:#14181f;--ink:#e6e9ee;--soft:#a3acb9;--grid:#2e3541;--faint:#464f5e;
---s0:#6aaef5;--s1:#f09a55;--s2:#57c9a3;--s3:#d68bd2;--s4:#dcbf4d;--s5:#8a94a5;
---q0:#808a98;--q1:#efc352;--q2:#f08c66;--q3:#e3639f;--q4:#ab85f0}}
-.s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}.s5{--c:var(--s5)}
-.q0{--c:var(--q0)}.q1{--c:var(--q1)}.q2{--c:var(--q2)}.q3{--c:var(--q3)}.q4{--c:var(--q4)}
-.ink{--c:var(--ink)}.faint{--c:var(--faint)}
-body{margin:0 auto;padding:1rem;max-width:1160px;background:var(--page);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
-h1{margin:.2rem 0;font-size:1.6rem}h2{margin:2.4rem 0 .6rem;font-size:1.25rem}h3{margin:1.4rem 0 .4rem;font-size:1rem}
-p{max-width:48rem;margin:.8rem 0}
-nav a{display:inline-block;margin-right:1rem;color:var(--s0)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem 0 1rem}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:1.4rem 1.6rem}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
-thead th{color:var(--soft);font-weight:600}th:first-child{text-align:left;padding-left:0;font-weight:500}
-small{color:var(--soft)}summary{cursor:pointer;color:var(--soft);margin:.4rem 0}
-"""

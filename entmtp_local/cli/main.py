@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from entmtp_local import __version__
+from entmtp_local.cli.bench import bench
 from entmtp_local.cli.calibrate import calibrate_command
 from entmtp_local.cli.chat import chat
 from entmtp_local.cli.info import info
@@ -79,3 +80,4 @@ main.add_command(chat)
 main.add_command(run)
 main.add_command(info)
 main.add_command(calibrate_command, "calibrate")
+main.add_command(bench)

@@ -55,7 +55,7 @@ class Ran:
         return dict(json.loads(self.out))
 
 
-def cli(*arguments: str, **options: Any) -> Ran:
+def cli(*arguments: str | Path, **options: Any) -> Ran:
     """Run the command in a process of its own."""
     finished = subprocess.run(
         [sys.executable, "-m", "entmtp_local", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT, **options

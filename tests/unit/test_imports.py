@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "entmtp_local"
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "plots": set(),
     "speculative": {"errors", "files", "speculative"},
     "native": {"errors", "files", "speculative", "native"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "speculative", "native", "engine", "chat"},
-    "bench": {"errors", "speculative", "native", "engine", "bench"},
-    "calibration": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration"},
+    "bench": {"errors", "files", "plots", "speculative", "native", "engine", "bench"},
+    "calibration": {"errors", "files", "plots", "speculative", "native", "engine", "chat", "bench", "calibration"},
     "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

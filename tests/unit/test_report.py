@@ -28,11 +28,11 @@ import pytest
 from entmtp_local.calibration import figures
 from entmtp_local.calibration.figures import Logged, bins_of, calibration_error, logged_tasks
 from entmtp_local.calibration.fit import acceptance_rows, fit_acceptance, fit_tasks, hull
-from entmtp_local.calibration.plots import Plot, Scale, around, number
 from entmtp_local.calibration.record import wide_shape
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.report import write_report
 from entmtp_local.calibration.wide_log import LoggedText, WideLog
+from entmtp_local.plots import Plot, Scale, around, number
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Key, Profile, shape_of

@@ -1,0 +1,133 @@
+"""The file of a benchmark: what was asked, every visit, and what follows. Written after each visit, so that none is lost.
+
+docs/BENCH.md describes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from entmtp_local.errors import UsageError
+from entmtp_local.files import replace_file
+
+FORMAT, VERSION = "entmtp-local bench", 1
+
+
+class Record:
+    """See the module.
+
+    Args:
+        path: None keeps it in memory alone.
+        content: as docs/BENCH.md describes it.
+    """
+
+    def __init__(self, path: Path | None, content: dict[str, Any]) -> None:
+        self._path = path
+        self.content = content
+
+    @staticmethod
+    def begin(path: Path | None, settings: Mapping[str, Any], created: str, *, resume: bool) -> Record:
+        """A new record, or the one that an interrupted run left.
+
+        Args:
+            settings: everything that figures of one record have in common, as JSON values.
+        Raises: UsageError where there is nothing to go on with, or where it was measured with other settings.
+        """
+        if resume:
+            if path is None:
+                raise UsageError("--resume goes on with the file of --json FILE; name it.")
+            found = Record.read(path)
+            _check_settings(path, found.content["settings"], settings)
+            found.content |= {"complete": False, "settings": dict(settings)}
+            return found
+        if path is not None and path.exists():
+            _check_replaceable(path)
+        content = {"format": FORMAT, "version": VERSION, "complete": False, "created": created, "settings": dict(settings)}
+        return Record(path, {**content, "models": [], "visits": [], "judged": {}})
+
+    @staticmethod
+    def read(path: Path) -> Record:
+        """Raises: UsageError where the file is none of this program's."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{path} cannot be read as a benchmark's file ({type(error).__name__}); leave out --resume."
+            ) from None
+        kinds = {"settings": dict, "models": list, "visits": list, "judged": dict}
+        if (
+            not isinstance(content, dict)
+            or content.get("format") != FORMAT
+            or not all(isinstance(content.get(name), kind) for name, kind in kinds.items())
+        ):
+            raise UsageError(f"{path} is no benchmark's file; leave out --resume, or name the file of an interrupted run.")
+        if content.get("version") != VERSION:
+            raise UsageError(f"{path} is of version {content.get('version')}, not {VERSION}; measure again.")
+        return Record(path, content)
+
+    def save(self) -> None:
+        """Write it; what is there is replaced when all is written."""
+        if self._path is not None:
+            with replace_file(self._path) as file:
+                file.write(_lines(self.content).encode())
+
+    # -- visits
+
+    def add(self, visit: Mapping[str, Any]) -> None:
+        self.content["visits"].append(dict(visit))
+        self.save()
+
+    def has(self, **about: Any) -> bool:
+        """Whether there is a visit of this round, model, temperature, workload and arm."""
+        return any(all(visit[name] == value for name, value in about.items()) for visit in self.content["visits"])
+
+    def visits(self, **about: Any) -> Iterator[dict[str, Any]]:
+        """Those that are of what is named and have not failed."""
+        for visit in self.content["visits"]:
+            if "error" not in visit and all(visit[name] == value for name, value in about.items()):
+                yield visit
+
+    def failure(self, model: int, arm: str) -> str | None:
+        """Why an arm was given up."""
+        for visit in self.content["visits"]:
+            if visit["model"] == model and visit["arm"] == arm and "error" in visit:
+                return str(visit["error"])
+        return None
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each visit and each model: short, and a difference between two files can be read."""
+    parts = []
+    for name, value in content.items():
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(json.dumps(each) for each in value) + "\n ]"
+        else:
+            text = json.dumps(value)
+        parts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    # through JSON, which has no tuples
+    now = json.loads(json.dumps(wanted))
+    if isinstance(found.get("n_rounds"), int) and found["n_rounds"] <= now["n_rounds"]:
+        # rounds can be added
+        now["n_rounds"] = found["n_rounds"]
+    differing = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+    if differing:
+        raise UsageError(
+            f"{path} was measured with other settings ({', '.join(differing)}); resume with those, or measure into another file."
+        )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises: UsageError where the file holds rounds of an interrupted run, or is something else."""
+    try:
+        found = Record.read(path)
+    except UsageError:
+        raise UsageError(f"{path} exists and is no benchmark's file; name another one.") from None
+    if not found.content.get("complete") and found.content["visits"]:
+        raise UsageError(f"{path} holds the rounds of an interrupted run; go on with --resume, or remove it.")
