@@ -9,6 +9,7 @@ from entmtp_local.bench import workloads
 from entmtp_local.chat.template import ChatTemplate
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.entmtp import SIGNALS
 from entmtp_local.speculative.profile import ALL
 
 
@@ -25,6 +26,8 @@ def calibration_prompts(names: Sequence[str], n: int) -> dict[str, list[workload
         label = name if name in workloads.NAMES else Path(name).stem
         if label == ALL:
             raise UsageError(f"a task cannot be called '{ALL}', which stands for all of them together; rename {name}.")
+        if label in SIGNALS:
+            raise UsageError(f"a task cannot be called '{label}', which --policy entmtp:{label} means already; rename {name}.")
         if found.get(label, prompts[-n:]) != prompts[-n:]:
             raise UsageError(f"two tasks are called '{label}', after their files; rename one of them.")
         found[label] = prompts[-n:]

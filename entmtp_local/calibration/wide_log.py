@@ -58,6 +58,7 @@ _DAMAGED = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RecursionError, MemoryError,
     NotImplementedError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
+_ROUNDING = 1e-3
 _ARRAYS = ("tokens", "entropies", "drafts", "logp", "head_entropies")
 
 
@@ -148,8 +149,14 @@ def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
         raise ValueError("tokens that are no numbers")
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in (text.entropies, text.logp)):
         raise ValueError("entropies or probabilities that are none")
-    if text.head_entropies.dtype != np.float32 or text.n_prompt < 0:
+    if text.head_entropies.dtype != np.float32 or not 0 <= text.n_prompt < 1 << 31:
         raise ValueError("entropies that are none, or a prompt")
-    if text.task == ALL:
-        raise ValueError("a task whose name stands for all of them")
+    # rounding may take an entropy or a probability a little beyond its bounds
+    inner = text.head_entropies[:, [bool(children) for children in shape.children]]
+    if not np.isfinite(inner).all() or min(text.entropies.min(), inner.min(initial=0)) < -_ROUNDING:
+        raise ValueError("entropies that are none")
+    if text.logp[:, 1:].max(initial=0) > _ROUNDING:
+        raise ValueError("probabilities above 1")
+    if text.task in (ALL, ""):
+        raise ValueError("a task without a name, or one that stands for all of them")
     return text

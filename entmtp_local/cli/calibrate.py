@@ -103,10 +103,14 @@ def _effort(options: dict[str, Any]) -> Effort:
 
 def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     effort = _effort(options)
-    for name in ("out", "log_file", "report"):
-        _check_writable(options[name])
-    chosen = calibration_prompts(options["tasks"] or workloads.NAMES, effort.n_prompts)
-    info, settings = open_for_drafts(find_model(model), options)
+    path = find_model(model)
+    tasks = options["tasks"] or workloads.NAMES
+    _check_writable(
+        [options[name] for name in ("out", "log_file", "report") if options[name] is not None],
+        [path, options["mtp_model"] or path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
+    )
+    chosen = calibration_prompts(tasks, effort.n_prompts)
+    info, settings = open_for_drafts(path, options)
     with Interrupt() as interrupt, Session.open(settings, interrupt) as session:
         for notice in session.notices:
             click.echo(notice, err=True)
@@ -139,10 +143,18 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     return 0
 
 
-def _check_writable(path: Path | None) -> None:
-    """Raises: UsageError before minutes are spent on what cannot be written."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise UsageError(f"{path} cannot be written: its folder does not exist, or it is a folder itself.")
+def _check_writable(written: list[Path], read: list[Path]) -> None:
+    """Raises: UsageError before minutes are spent on what cannot be written, or would replace something else."""
+    for path in written:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(f"{path} cannot be written: its folder does not exist, or it is a folder itself.")
+        if path.exists() and not path.is_file():
+            # files are replaced when they are complete, and a device must not be
+            raise UsageError(f"{path} cannot be written: it is no regular file.")
+        if path.resolve() in {other.resolve() for other in read}:
+            raise UsageError(f"{path} is read by this command; write to another file.")
+    if len({path.resolve() for path in written}) < len(written):
+        raise UsageError("--out, --log and --report name one file; give each its own.")
 
 
 def _write_report(path: Path, profile: Profile, log: WideLog) -> None:
@@ -174,6 +186,8 @@ def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
 
 
 def _replay(options: dict[str, Any]) -> None:
+    if options["report"] is not None:
+        _check_writable([options["report"]], [options["replayed"], Path(options["costs"] or options["replayed"])])
     log = WideLog.load(options["replayed"])
     costs = load_table(options["costs"]) if options["costs"] else _only_costs()
     names = options["policies"].split(",") if options["policies"] else list(REPLAYED)

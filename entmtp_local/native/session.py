@@ -531,7 +531,9 @@ class Session:
         """
         if not keep:
             self.clear()
-        room = min(self._limits.max_nodes + 1, self._n_ctx - self.n_past)
+        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
+        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
+        room = min(most + 1, self._n_ctx - self.n_past)
         trees = {
             size: DraftTree(TreeShape.chain(size - 1), (0,) * size)
             for size in sorted(sizes, key=lambda size: (size not in (1, 4), size))

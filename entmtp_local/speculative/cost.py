@@ -21,8 +21,14 @@ _OWN, _OTHERS = 0.1, 0.03  # weights of the newest step
 _LEVEL = 0.05
 # A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
 _STEEPEST = 1.3
-# A step that was interrupted by something else says nothing of its size.
+# A step that was interrupted by something else says nothing of its size: one that took more than this many times what is usual.
 _MOST = 3.0
+# So many of them in a row were not interrupted: what was known was wrong, or the machine is another now.
+_IN_A_ROW = 3
+# What has been measured is never nothing, and is divided by.
+_LEAST = 1e-9
+# Steps differ by less than this factor, drafts and verification of many nodes included.
+_LONGEST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,15 @@ def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
+def without_pause(seconds: float, usual: float) -> float:
+    """Seconds of a step, less what they hold of a pause: a process that was suspended goes on as if nothing had been.
+
+    Args:
+        usual: of the steps before, an average. It follows steps that do take longer all the same.
+    """
+    return min(seconds, _LONGEST * usual)
+
+
 def _numbers(content: Any) -> dict[int, float]:
     found = {int(size): _seconds(seconds) for size, seconds in content.items()}
     if 1 not in found or min(found) < 1 or min(found.values()) == 0:
@@ -122,10 +137,14 @@ class CostModel:
 
     def __init__(self, table: CostTable) -> None:
         self.sizes = [size for size in sorted(table.verify) if size in SIZES]
-        self._base = [table.verify[size] for size in self.sizes]
+        # a size that is far dearer than larger ones would not be tried, and so never be found to be as cheap
+        plausible = without_interruptions({size: table.verify[size] for size in self.sizes})
+        self._base = [max(_LEAST, plausible[size]) for size in self.sizes]
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self.level_seconds = table.level[1] if table.level else 0.0
+        # by size, 0 for a level: what was taken for interruptions since the last time that was none
+        self._strange: dict[int, list[float]] = {}
 
     def at(self, n_past: int) -> None:
         """Let `seconds` be those of a context with so many tokens."""
@@ -137,15 +156,40 @@ class CostModel:
         if n_nodes not in self.sizes:
             return
         own = self.sizes.index(n_nodes)
-        change = seconds / self.seconds[own] - 1
-        if change < _MOST - 1:
-            for i in range(len(self.seconds)):
-                self._base[i] *= 1 + (_OWN if i == own else _OTHERS) * change
-                self.seconds[i] = self._base[i] + self._past
+        known, seconds = self.seconds[own], max(_LEAST, seconds)
+        taken = self._believed(n_nodes, known, seconds)
+        if taken is None:
+            return
+        change = seconds / known - 1
+        if taken * _MOST < known:
+            # nothing makes a pass that much faster by chance. All sizes follow: one that seems too dear is never tried again
+            own_factor = other_factor = taken / known
+        elif taken > _MOST * known:
+            # the others are asked themselves: they seem cheap until then
+            own_factor, other_factor = taken / known, 1 + _OTHERS * (_MOST - 1)
+        else:
+            own_factor, other_factor = 1 + _OWN * change, 1 + _OTHERS * change
+        for i in range(len(self.seconds)):
+            self._base[i] = max(_LEAST, self._base[i] * (own_factor if i == own else other_factor))
+            self.seconds[i] = self._base[i] + self._past
 
     def observe_draft(self, n_levels: int, seconds: float) -> None:
-        level = seconds / n_levels
-        if self.level_seconds == 0.0:
-            self.level_seconds = level
-        elif level < _MOST * self.level_seconds:
-            self.level_seconds += _LEVEL * (level - self.level_seconds)
+        """Count a draft of so many levels."""
+        level, known = max(_LEAST, seconds / n_levels), self.level_seconds
+        taken = self._believed(0, known, level) if known else level
+        if taken is None:
+            return
+        strange = not known or not 1 / _MOST <= taken / known <= _MOST
+        self.level_seconds = taken if strange else known + _LEVEL * (level - known)
+
+    def _believed(self, what: int, known: float, seconds: float) -> float | None:
+        """What a pass takes by its newest time; None where that may have been an interruption."""
+        if seconds <= _MOST * known:
+            self._strange.pop(what, None)
+            return seconds
+        strange = self._strange.setdefault(what, [])
+        strange.append(seconds)
+        if len(strange) < _IN_A_ROW:
+            return None
+        del self._strange[what]
+        return min(strange)

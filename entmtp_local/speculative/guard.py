@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
+from entmtp_local.speculative.cost import without_pause
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.throughput import Throughput
@@ -42,6 +43,7 @@ class Guard:
         self._others = Comparison(policy.max_depth)
         self._tokens, self._seconds, self._overhead = 0.0, 0.0, 0.0  # averages of a step
         self._n_steps = 0  # since the averages began
+        self._n_learnt, self._usual = 0, 0.0  # seconds of a step, since the beginning
         self._next_past = -1  # committed tokens, if the next step goes on with this text
         self.aside: int | None = None  # levels of the chain that is used instead
         self._left = 0  # steps aside that are left
@@ -67,12 +69,16 @@ class Guard:
         self._next_past += len(path)
         self._n_steps += 1
         weight = max(1 / _WINDOW, 1 / self._n_steps)
+        taken = without_pause(outcome.seconds, self._usual) if self._usual else outcome.seconds
+        beside = min(outcome.seconds - outcome.draft_seconds - outcome.verify_seconds, taken)
+        self._n_learnt += 1
+        self._usual += max(1 / _WINDOW, 1 / self._n_learnt) * (taken - self._usual)
         self._tokens += weight * (len(path) - self._tokens)
-        self._seconds += weight * (outcome.seconds - self._seconds)
-        self._overhead += weight * (outcome.seconds - outcome.draft_seconds - outcome.verify_seconds - self._overhead)
+        self._seconds += weight * (taken - self._seconds)
+        self._overhead += weight * (beside - self._overhead)
         if self.aside is None:
             self._policy.learn(outcome)
-            self._compare(outcome)
+            self._compare(outcome, taken)
         elif self._policy.cost is not None:
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
             self._left -= 1
@@ -83,8 +89,8 @@ class Guard:
     def _rate(self) -> float:
         return self._tokens / self._seconds if self._seconds else 0.0
 
-    def _compare(self, outcome: Outcome) -> None:
-        """Note what chains would have brought in this step, and step aside where one has been better for long."""
+    def _compare(self, outcome: Outcome, taken: float) -> None:
+        """Note what chains would have brought in this step of so many seconds; step aside where one has been better for long."""
         cost = self._policy.cost
         if cost is None:
             return
@@ -101,7 +107,7 @@ class Guard:
                 for n in range(self.max_depth + 1)
             ]
             tokens = [outcome.verified.tokens[node] for node in outcome.path]
-            self._others.add(outcome.drafted, tokens, len(tokens) - rate * outcome.seconds, prices)
+            self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
         self._quiet -= 1
         due = self._n_steps % _AGAIN == 0 if self._hold > _HOLD else self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2
         if self._quiet <= 0 and due:

@@ -24,6 +24,8 @@ FORMAT, VERSION = "entmtp-local profile", 1
 ALL = "all"
 #: Of the trees that it holds: drafted nodes, and levels.
 MAX_NODES, MAX_DEPTH = 31, 8
+# Far above what any profile takes; files beyond that are none, and are not read to their end.
+_MOST_BYTES = 1 << 24
 #: Signals that its sets of trees are chosen by.
 SETS = ("running", "path", "constant")
 
@@ -176,7 +178,11 @@ class Profile:
         Raises: ProfileError when there is none, when it is damaged or of another version, or when it holds for something else.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                text = file.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
+                raise ValueError("too long")
+            content = json.loads(text.decode("utf-8"))
         except FileNotFoundError:
             raise ProfileError(f"there is no profile {path}; entmtp-local calibrate MODEL --out {path} writes one.") from None
         except (OSError, ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from itertools import accumulate
 import numpy as np
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
-from entmtp_local.speculative.cost import SIZES, CostModel
+from entmtp_local.speculative.cost import SIZES, CostModel, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.profile import ALL, Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
@@ -223,9 +223,10 @@ class Throughput:
         cost, shape = self.cost, verified.shape
         cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         n_levels = drafted.shape.max_depth
-        self._saved += _SPENT * outcome.seconds
+        taken = without_pause(outcome.seconds, self._seconds)
+        self._saved += _SPENT * taken
         if self._exploring:
-            self._price = outcome.draft_seconds
+            self._price = min(outcome.draft_seconds, taken)
             self._saved -= self._price
         # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
         if n_levels and self._drafted_last:
@@ -236,7 +237,7 @@ class Throughput:
         # the rate of plain decoding, with which it begins, counts for two steps
         weight = max(_WEIGHT, 1 / (self._n_learnt + 2))
         self._tokens += weight * (len(path) - self._tokens)
-        self._seconds += weight * (outcome.seconds - self._seconds)
+        self._seconds += weight * (taken - self._seconds)
         if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns:
             return
         seen = [child for node in path for child in shape.children[node]]

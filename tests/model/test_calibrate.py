@@ -133,10 +133,16 @@ def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) ->
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.txt").write_text(f"from {name}\n")
+    (tmp_path / "path.txt").write_text("from path\n")
     two = ("--task", str(tmp_path / "a" / "x.txt"), "--task", str(tmp_path / "b" / "x.txt"))
     for arguments, word in (
         (("--task", "none"), "There is no workload none"),
         (("--out", str(tmp_path / "no" / "p.json")), "cannot be written"),
+        (("--log", "/dev/null"), "no regular file"),
+        (("--out", str(tmp_path / "p"), "--report", str(tmp_path / "p")), "name one file"),
+        (("--log", str(shipped)), "is read by this command"),
+        (("--task", str(tmp_path / "a" / "x.txt"), "--report", str(tmp_path / "a" / "x.txt")), "is read by this command"),
+        (("--task", str(tmp_path / "path.txt")), "cannot be called 'path'"),
         (two, "two tasks are called 'x'"),
     ):
         result = call("calibrate", str(shipped), "--quick", *arguments)

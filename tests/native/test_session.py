@@ -120,6 +120,14 @@ def test_costs_of_verification(tiny: Path) -> None:
         assert len(run(session, PROMPT, "chain:7", 20)[0].tokens) == 20
 
 
+@pytest.mark.parametrize(("kind", "most"), [("nemotron_h_moe", 9), ("bailingmoe3", 9), ("step35", 4), ("glm4moe", 16)])
+def test_no_chain_is_measured_that_cannot_be_rolled_back(tiny: Path, kind: str, most: int) -> None:
+    with open_session(tiny, kind, "entmtp") as session:
+        found = session.verification_seconds((1, 2, 4, 9, 10, 16), limit=60.0)
+        assert max(found) == most
+        assert len(run(session, PROMPT, "chain:3", 20)[0].tokens) == 20
+
+
 def test_the_largest_trees_fit_beside_copies(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:255", max_copied=15) as session:
         generation, _ = run(session, PROMPT, "chain:255", 40)

@@ -5,6 +5,7 @@
 | hopeless | a policy that is slower than plain decoding and stays so, or that is tried again so long that it costs |
 | good | a guard that steps aside from what is best |
 | chains | a chain that would be faster and is not noticed |
+| costs | a profile of other costs, or a step in which the process was suspended, that makes everything slow for long |
 | what is counted | chains that are judged by tokens that do not continue them: another text, or copies |
 """
 
@@ -54,12 +55,23 @@ class Run:
 
     Args:
         copied: of every so many steps one verifies copied text instead, none of it right; 0 for never.
+        believed: costs that the policy is told.
+        pauses: steps in whose passes the process was suspended for long, which counts for no time here.
     """
 
     def __init__(
-        self, policy: Policy, costs: CostTable, chance: Callable[[int], float], *, seed: int = 1, copied: int = 0
+        self,
+        policy: Policy,
+        costs: CostTable,
+        chance: Callable[[int], float],
+        *,
+        seed: int = 1,
+        copied: int = 0,
+        believed: CostTable | None = None,
+        pauses: Sequence[int] = (),
     ) -> None:
-        policy.calibrated(Profile(costs))
+        policy.calibrated(Profile(believed or costs))
+        self.pauses = pauses
         self.policy, self.costs, self.chance, self.copied = policy, costs, chance, copied
         self.rng = random.Random(1)
         self.n_past, self.n_steps, self.pending = 10, 0, 0
@@ -81,7 +93,9 @@ class Run:
         path, self.pending = accepted.path, accepted.bonus
         draft = self.costs.draft_seconds(tree.shape) if not verified.copied else 0.0
         verify = self.costs.verify_seconds(verified.shape.n_nodes)
-        policy.learn(Outcome(tree, verified, path, draft, verify, draft + verify))
+        asleep = 1e6 if self.n_steps in self.pauses else 0.0
+        in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
+        policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, draft + verify + asleep))
         self.n_past += len(path)
         self.n_steps += 1
         self.tokens += len(path)
@@ -121,6 +135,32 @@ def test_good_choices_are_left_alone(costs: CostTable, chance: float) -> None:
     guarded = Run(Guard(Throughput()), costs, always(chance))
     bare = Run(Throughput(), costs, always(chance))
     assert guarded.rate(3000, 200) > 0.98 * bare.rate(3000, 200)
+
+
+DEAR = CostTable({size: 24.0 * (1 if size == 1 else 10) for size in SIZES}, level={1: 12.0})
+
+
+@pytest.mark.parametrize(
+    ("costs", "believed"),
+    [
+        (DEAR, CostTable({size: 24.0 + 0.1 * size for size in SIZES}, level={1: 12.0})),
+        (CostTable(FLAT.verify, level={1: 20.0}), CostTable(FLAT.verify, level={1: 1e-6})),
+        (DEAR, CostTable({size: 4.0 * seconds for size, seconds in DEAR.verify.items()}, level={1: 48.0})),
+        (DEAR, CostTable({size: 0.2 * seconds for size, seconds in DEAR.verify.items()}, level={1: 2.4})),
+    ],
+    ids=["flat", "free levels", "too dear", "too cheap"],
+)
+def test_wrong_costs_are_found_out(costs: CostTable, believed: CostTable) -> None:
+    run = Run(parse_policy("throughput"), costs, always(0.4), believed=believed)
+    assert run.rate(1500, 500) > 0.95 / costs.verify[1]
+
+
+@pytest.mark.parametrize("pauses", [(5,), (6,), (300,), (301,), (240, 301, 500)])
+@pytest.mark.parametrize("costs", [STEEP, FLAT])
+def test_a_pause_is_no_cost(costs: CostTable, pauses: Sequence[int]) -> None:
+    paused = Run(parse_policy("throughput"), costs, always(0.5), pauses=pauses)
+    alone = Run(parse_policy("throughput"), costs, always(0.5))
+    assert paused.rate(1500) > 0.97 * alone.rate(1500)
 
 
 @pytest.mark.parametrize("depth", [3, 5])

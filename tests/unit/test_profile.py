@@ -264,6 +264,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         Profile.load(path)
 
 
+def test_endless_files_are_not_read_to_their_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        # no memory holds that; on disk it takes none
+        file.truncate(1 << 40)
+    for endless in (path, Path("/dev/zero")):
+        with pytest.raises(ProfileError, match="calibrate"):
+            Profile.load(endless)
+
+
 def test_random_damage_is_refused_or_harmless(tmp_path: Path) -> None:
     """What is accepted after a change of some characters works with every policy."""
     rng, path = random.Random(4), tmp_path / "a.json"

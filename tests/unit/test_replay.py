@@ -280,7 +280,12 @@ def test_damaged_logs(tmp_path: Path) -> None:
         {"drafts": np.zeros((12, 5), dtype=np.int32)},
         {"logp": np.full((11, 5), np.nan, dtype=np.float32)},
         {"head_entropies": np.zeros((11, 5), dtype=np.int32)},
+        {"head_entropies": np.full((11, 5), np.nan, dtype=np.float32)},
+        {"head_entropies": np.full((11, 5), -1.0, dtype=np.float32)},
+        {"entropies": np.full(12, -1.0, dtype=np.float32)},
+        {"logp": np.full((11, 5), 2.0, dtype=np.float32)},
         {"n_prompt": -1},
+        {"task": ""},
     ],
 )
 def test_arrays_that_do_not_fit_their_text(tmp_path: Path, values: dict[str, object]) -> None:

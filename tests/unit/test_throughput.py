@@ -9,6 +9,7 @@
 | the best chain | a long-run rate below that of the best fixed length |
 | calibration | chances that do not come to what is seen |
 | costs | sizes recommended that were never measured; longer contexts not noticed; an interruption taken for a cost |
+| wrong costs | a cost taken for an interruption, again and again |
 | limits | more than the engine verifies |
 """
 
@@ -299,6 +300,47 @@ def test_costs() -> None:
     assert cost.seconds == before
     cost.observe_draft(2, 4e-3)
     assert cost.level_seconds == 2e-3
+
+
+def test_what_takes_long_again_and_again_is_no_interruption() -> None:
+    cost = CostModel(CostTable(dict.fromkeys(SIZES, 1e-3), level={1: 1e-6}))
+    for _ in range(2):
+        cost.observe_verify(16, 20e-3)
+        cost.observe_draft(2, 2e-3)
+    assert cost.seconds[-1] == 1e-3 and cost.level_seconds == 1e-6
+    # one pass as usual in between: all of them were interruptions
+    cost.observe_verify(16, 1e-3)
+    for _ in range(2):
+        cost.observe_verify(16, 20e-3)
+    assert cost.seconds[-1] == pytest.approx(1e-3)
+    cost.observe_verify(16, 25e-3)
+    cost.observe_draft(2, 3e-3)
+    assert cost.seconds[-1] == pytest.approx(20e-3)
+    assert cost.level_seconds == pytest.approx(1e-3)
+    # what others take is not known yet, and they do not seem as dear
+    assert max(cost.seconds[:-1]) < 1.1e-3
+
+
+def test_what_is_far_too_dear_is_believed_at_once() -> None:
+    cost = CostModel(CostTable(dict.fromkeys(SIZES, 1.0), level={1: 1.0}))
+    cost.observe_verify(4, 2e-3)
+    cost.observe_draft(1, 1e-3)
+    assert cost.seconds == pytest.approx([2e-3] * len(SIZES))
+    assert cost.level_seconds == 1e-3
+
+
+def test_a_clock_that_stands_still_or_goes_back_is_no_division_by_zero() -> None:
+    cost = CostModel(CostTable(dict.fromkeys(SIZES, 1e-300), level={1: 1e-300}))
+    for seconds in (0.0, -1.0, 0.0, 1e-3, 1e-3, 1e-3, 0.0):
+        for size in SIZES:
+            cost.observe_verify(size, seconds)
+        cost.observe_draft(3, seconds)
+        assert min(cost.seconds) > 0 and cost.level_seconds > 0
+
+
+def test_plain_decoding_never_seems_far_dearer_than_a_tree() -> None:
+    cost = CostModel(CostTable({1: 1e9, 2: 1.0, 16: 2.0}))
+    assert cost.seconds == pytest.approx([1.3, 1.0, 2.0])
 
 
 def test_an_interruption_while_measuring_is_no_cost() -> None:
