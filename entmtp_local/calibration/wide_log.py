@@ -109,7 +109,7 @@ class WideLog:
                 header = json.loads(str(content["header"]))
                 if header.get("format") != FORMAT or header.get("version") != VERSION:
                     raise UsageError(
-                        f"{path} is not a wide log of version {VERSION}; write one with entmtp-local calibrate --log {path}."
+                        f"{path} is not a wide log of version {VERSION}; write one with entmtp-local calibrate --log FILE.npz."
                     )
                 shape = TreeShape.from_parents(header["parents"], header["ranks"])
                 texts = [
@@ -126,11 +126,11 @@ class WideLog:
                 ]
                 return WideLog(shape, dict(header["about"]), texts)
         except FileNotFoundError:
-            raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log {path}.") from None
+            raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log FILE.npz.") from None
         except _DAMAGED as error:
             raise UsageError(
                 f"{path} is not a wide log, or a damaged one ({type(error).__name__}); "
-                f"write one with entmtp-local calibrate --log {path}."
+                f"write one with entmtp-local calibrate --log FILE.npz."
             ) from None
 
 

@@ -23,7 +23,7 @@ from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
@@ -53,17 +53,40 @@ REPLAYED = (
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the profile there, not to the cache folder.")
 @click.option("--log", "log_file", type=click.Path(path_type=Path), metavar="FILE.npz", help="Keep the logged texts.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page with plots.")
-@click.option("--temp", type=click.FloatRange(min=0), default=TEMPERATURE, metavar="T", help=f"Default: {TEMPERATURE}.")
-@click.option("--prompts", "n_prompts", type=click.IntRange(min=1), metavar="N", help=f"Of each task. Default: {FULL.n_prompts}.")
 @click.option(
-    "-n", "--tokens", "n_tokens", type=click.IntRange(min=4), metavar="N", help=f"Of each text. Default: {FULL.n_tokens}."
+    "--temp",
+    type=click.FloatRange(min=0),
+    default=TEMPERATURE,
+    metavar="T",
+    help=f"Temperature that texts are logged at; 0 is greedy. Default: {TEMPERATURE}.",
+)
+@click.option(
+    "--prompts", "n_prompts", type=click.IntRange(min=1), metavar="N", help=f"Prompts of each task. Default: {FULL.n_prompts}."
+)
+@click.option(
+    "-n",
+    "--tokens",
+    "n_tokens",
+    type=click.IntRange(min=4),
+    metavar="N",
+    help=f"Tokens of each text, at most. Default: {FULL.n_tokens}.",
 )
 @click.option("--restart", is_flag=True, help="Do not go on with an interrupted calibration.")
 @click.option("--replay", "replayed", type=click.Path(path_type=Path), metavar="FILE.npz", help="Replay a log; needs no model.")
 @click.option("--costs", metavar="NAME|PROFILE", help="What passes cost in the replay: a profile, or a table that is shipped.")
-@click.option("--policies", metavar="A,B,...", help="What to replay; TASK in a name stands for each task.")
+@click.option(
+    "--policies", metavar="A,B,...", help="What to replay, such as chain:3,entmtp:TASK,throughput; TASK stands for each task."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(256, MAX_N_CTX), default=2048, metavar="N", help="Default: 2048.")
+@click.option(
+    "-c",
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(256, MAX_N_CTX),
+    default=2048,
+    metavar="N",
+    help="Tokens of context. Default: 2048.",
+)
 @click.option("--threads", "n_threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads.")
 @click.option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=0), metavar="N", help="Layers to keep on the GPU.")
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
@@ -120,13 +143,20 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         prompts = {task: [prompt_tokens(session, template, prompt) for prompt in some] for task, some in chosen.items()}
         key = key_of(session, settings)
         out = options["out"] or profile_path(profile_folder(), settings.model_path, key)
+        before = None
         if options["out"] is None:
             # fails here rather than after minutes
             profile_folder().mkdir(parents=True, exist_ok=True)
+            with suppress(ProfileError):
+                before = Profile.load(out, key)
+            if before is not None and effort.quick and not before.quick:
+                raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give --out FILE.")
         partial = profile_path(profile_folder(), settings.model_path, key).with_suffix(".partial.npz")
         if options["restart"]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+        if partial.exists():
+            click.echo("going on with a calibration that was interrupted; --restart begins anew.", err=True)
         try:
             with progress() as say:
                 sampling = SamplingOptions(temp=options["temp"])
@@ -134,6 +164,18 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         except Interrupted:
             click.echo("interrupted: the same command goes on from here.", err=True)
             return EXIT_INTERRUPTED
+    missing = [task for task in prompts if task not in profile.tasks]
+    if missing:
+        click.echo(
+            f"nothing was learnt of {', '.join(missing)}: its texts ended at once, or have no room in the context.", err=True
+        )
+    if len(missing) == len(prompts):
+        raise UsageError("no profile was written; give prompts that the model goes on from, or chat messages, or a larger -c.")
+    if before is not None and options["tasks"]:
+        # what is known of other tasks, and of all together, stays
+        profile = replace(
+            profile, tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}}
+        )
     profile.save(out)
     if options["log_file"] is not None:
         log.save(options["log_file"])
@@ -227,7 +269,7 @@ def _replayed_task(log: WideLog, task: str, names: list[str], profile: Profile) 
     for name in names:
         found = replay(log, parse_policy(name.replace("TASK", task)), profile)
         uncovered = f", {found.n_uncovered} nodes beyond the log" if found.n_uncovered else ""
-        add(name.replace(":TASK", ""), found.tokens_per_second, f"{found.tokens_per_step:.2f} tokens a step{uncovered}")
+        add(name.replace("TASK", task), found.tokens_per_second, f"{found.tokens_per_step:.2f} tokens a step{uncovered}")
     plain = replay(log, parse_policy("off"), profile).tokens_per_second
     speed, shape = best_static(log, costs)
     add("best static tree", speed, _described(shape), parents=shape.parents.tolist(), ranks=shape.ranks.tolist())

@@ -22,10 +22,10 @@ from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.policy import KNOWN, parse_policy
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
-from entmtp_local.speculative.verify import ACCEPTANCES, AcceptanceRule, Strict, parse_acceptance
+from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
 
 DEFAULT_N_CTX = 4096
 
@@ -122,7 +122,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--policy",
         metavar="POLICY",
-        help="What to draft at each step: off, throughput, chain:N, tree:narrow, tree:wide, tree:FILE.json. "
+        help=f"What to draft at each step: {KNOWN}. "
         "Default: throughput where trees can be verified, chain:3 where only chains can, off without an MTP head.",
     ),
     click.option(
@@ -254,7 +254,10 @@ def prepare(options: Options) -> Plan:
     n_ctx = options.n_ctx or default_n_ctx(info)
     check_memory(info, sidecar, n_ctx, policy, options.n_gpu_layers)
     notices = []
-    if not rule.lossless:
+    if not rule.lossless and policy.max_nodes == 0:
+        rule = STRICT
+        notices.append("nothing is drafted, so that typical acceptance changes nothing.")
+    elif not rule.lossless:
         notices.append("typical acceptance: the output distribution is changed, the text is no longer the model's own.")
     elif options.acceptance != rule.name:
         notices.append("at temperature 0 typical acceptance is the same as strict acceptance, which is used.")
@@ -298,6 +301,8 @@ def open_session(plan: Plan) -> Session:
 def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> Policy:
     """The policy as the session can follow it, with the profile that it wants; `note` tells the user what is measured for it."""
     policy = plan.policy.within(session.limits)
+    if policy.name != plan.policy.name and not session.notices:
+        note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
     return policy

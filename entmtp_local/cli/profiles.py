@@ -39,17 +39,19 @@ def profile_for(
     Args:
         given: a file that the user named; where it does not fit, `note` says why and the kept one is taken.
         note: tells the user.
-    Raises: click.Abort at Ctrl-C.
+    Raises: click.Abort at Ctrl-C, ProfileError where there is no such file.
     """
     key = key_of(session, options)
     kept = profile_path(profile_folder(), options.model_path, key)
+    if given is not None and not given.is_file():
+        raise ProfileError(f"there is no profile {given}; entmtp-local calibrate MODEL --out {given} writes one.")
     for path in (given, kept):
         if path is not None and (path == given or os.path.exists(path)):
             try:
                 return Profile.load(path, key)
             except ProfileError as error:
                 note(str(error))
-    note("measuring once what drafts cost and bring on this device (entmtp-local calibrate does it thoroughly).")
+    note("first use of this model here: measuring for some seconds what drafts cost and bring; it is kept for later starts.")
     prompts = {}
     template = template_of(info, session)
     for task, some in calibration_prompts(workloads.NAMES, QUICK.n_prompts).items():
@@ -64,9 +66,11 @@ def profile_for(
         except Interrupted:
             raise click.Abort from None
     session.clear()
-    if not profile.tasks:
+    if not prompts:
         note("nothing is known of its drafts yet, because nothing fits into the context; this is not kept.")
         return profile
+    if not profile.tasks:
+        note("too slow for texts at a first use, so only costs are known; entmtp-local calibrate MODEL takes its time.")
     try:
         profile.save(kept)
     except OSError as error:

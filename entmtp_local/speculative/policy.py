@@ -26,8 +26,8 @@ MAX_DRAFTED = 255
 MAX_RANK = 63
 
 KNOWN = (
-    "off, throughput, chain:N (N from 1 to 255), entmtp, entropy-chain, medusa:N and hydra:N (N from 1 to 31), tree:narrow, "
-    "tree:wide, or tree:FILE.json with a list of parents"
+    "off, throughput, chain:N (N from 1 to 255), entmtp, entmtp:constant, entmtp:path, entropy-chain, medusa:N and hydra:N "
+    "(N from 1 to 31), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
 )
 
 

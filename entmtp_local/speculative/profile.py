@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,17 @@ def paths_of(shape: TreeShape) -> list[NodePath]:
     return paths
 
 
+_DIFFERENCES = {
+    "model": "with another model",
+    "mtp_model": "with another --mtp-model",
+    "engine": "by another build of the engine",
+    "device": "on another device",
+    "n_threads": "with other --threads",
+    "n_gpu_layers": "with other --gpu-layers",
+    "draft_vocab": "with another --draft-vocab",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """What a profile's figures hold for.
@@ -73,15 +84,9 @@ class Key:
     draft_vocab: int | None
 
     def difference(self, other: Key) -> str:
-        """What differs, in words; "" where nothing does."""
-        names = {
-            "mtp_model": "MTP model",
-            "n_threads": "threads",
-            "n_gpu_layers": "layers on the GPU",
-            "draft_vocab": "draft vocabulary",
-        }
-        found = [names.get(f.name, f.name) for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
-        return "another " + " and another ".join(found) if found else ""
+        """How the other one was measured, in words; "" where nothing differs."""
+        found = [words for name, words in _DIFFERENCES.items() if getattr(self, name) != getattr(other, name)]
+        return " and ".join(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +203,9 @@ class Profile:
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ProfileError(f"the profile {path} is damaged ({error}); calibrate again.") from None
         if key is not None and (profile.key is None or profile.key != key):
-            why = profile.key.difference(key) if profile.key else "no device of its own"
-            raise ProfileError(f"the profile {path} is of {why}; calibrate again.")
+            if profile.key is None:
+                raise ProfileError(f"{path} is a table of costs for --replay, not a profile; calibrate MODEL writes one.")
+            raise ProfileError(f"the profile {path} was measured {key.difference(profile.key)}; calibrate again.")
         return profile
 
 

@@ -310,14 +310,17 @@ def test_a_profile_of_something_else_is_refused_with_the_reason(tmp_path: Path, 
     with pytest.raises(ProfileError) as error:
         Profile.load(path, other)
     words = {
-        "mtp_model": "MTP model",
-        "n_threads": "threads",
-        "n_gpu_layers": "layers on the GPU",
-        "draft_vocab": "draft vocabulary",
+        "model": "with another model",
+        "mtp_model": "with another --mtp-model",
+        "engine": "by another build of the engine",
+        "device": "on another device",
+        "n_threads": "with other --threads",
+        "n_gpu_layers": "with other --gpu-layers",
+        "draft_vocab": "with another --draft-vocab",
     }
-    assert f"is of another {words.get(name, name)}; calibrate again" in str(error.value)
+    assert f"was measured {words[name]}; calibrate again" in str(error.value)
     replace(profile, key=None).save(path)
-    with pytest.raises(ProfileError, match="no device of its own"):
+    with pytest.raises(ProfileError, match="is a table of costs"):
         Profile.load(path, KEY)
     assert set(asdict(KEY)) == {field.name for field in fields(Key)}
 
