@@ -186,6 +186,7 @@ class Generation:
         begin = clock()
         stats.n_prefilled = engine.prefill(self._prompt, self._stop)
         stats.seconds["prefill"] = clock() - begin
+        turn = engine.turn
         if engine.n_past < len(self._prompt):
             return
         pending = choose(-1)
@@ -198,16 +199,15 @@ class Generation:
         if ended:
             return
 
+        self._check_turn(turn)
         t0 = clock()
         engine.start(pending)
         if self._copies is not None:
             self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += clock() - t0
         n_accepted = 0
-        turn = engine.turn
         while not self._stop():
-            if engine.turn != turn:
-                raise EngineError("another prompt was started meanwhile; begin a new generation.")
+            self._check_turn(turn)
             t0 = clock()
             shape = self.policy.plan(Evidence(engine.n_past, n_accepted, entropy))
             # every node needs a cell of the context, accepted or not
@@ -243,6 +243,10 @@ class Generation:
             yield step
             if ended:
                 return
+
+    def _check_turn(self, turn: int) -> None:
+        if self._engine.turn != turn:
+            raise EngineError("another prompt was started meanwhile; begin a new generation.")
 
     def _draft(self, shape: TreeShape, pending: int) -> tuple[DraftTree, DraftTree]:
         """What the head drafted, and what is verified next: part or all of that, or copied text, or both."""

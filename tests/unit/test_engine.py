@@ -235,11 +235,12 @@ def test_stopping_leaves_a_consistent_engine(policy: str) -> None:
     assert generation.tokens + rest.tokens == plain(engine, len(generation.tokens) + 50)
 
 
-def test_a_generation_does_not_go_on_over_another_prompt() -> None:
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+def test_a_generation_does_not_go_on_over_another_prompt(n_steps: int) -> None:
     engine = RandomEngine(8)
     first = generate(engine, PROMPT, policy=parse_policy("chain:2"), sampler=Sampler(), max_tokens=50)
     steps = iter(first)
-    for _ in range(3):
+    for _ in range(n_steps):
         next(steps)
     second, _ = run(engine, "chain:2", 20)
     assert second.tokens == plain(engine, 20)
