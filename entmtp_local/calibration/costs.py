@@ -26,7 +26,9 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
         n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
         stop: polled between passes; what is measured then is of no use.
     """
-    verify = without_interruptions(session.verification_seconds(sizes, limit))
+    verify = without_interruptions(session.verification_seconds(sizes, limit, stop=stop))
+    if 1 not in verify:
+        return CostTable({1: 1.0})  # stopped at once
     per_token = 0.0
     n_long = min(n_long, session.n_ctx - 2 * max(sizes))
     if n_long > 0 and not stop():
@@ -43,9 +45,10 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
     if session.drafts_trees and depth >= 3:
         # three chains side by side
         shapes["wide"] = TreeShape.from_parents([-1, 0, 0, 0, *range(1, 1 + _WIDE * (min(depth, 5) - 1))])
-    seconds = dict(zip(shapes, session.draft_seconds(list(shapes.values())), strict=True))
+    seconds = dict(zip(shapes, session.draft_seconds(list(shapes.values()), stop=stop), strict=True))
     n_more = shapes["deep"].max_depth - 1
-    one = max(1e-6, (seconds["deep"] - seconds["one"]) / n_more) if n_more else seconds["one"]
+    # where another program made the shallow draft look as long as the deep one, a level still is some part of a draft
+    one = max(seconds["one"] / 10, (seconds["deep"] - seconds["one"]) / n_more) if n_more else seconds["one"]
     level = {1: one}
     if "wide" in seconds and n_more:
         level[_WIDE] = max(one, (seconds["wide"] - seconds["one"]) / n_more)

@@ -56,8 +56,8 @@ def profile_for(
     template = template_of(info, session)
     for task, some in calibration_prompts(workloads.NAMES, QUICK.n_prompts).items():
         ids = [prompt_tokens(session, template, prompt) for prompt in some]
-        # a small context has no room for long prompts
-        fitting = [each for each in ids if 0 < len(each) < session.n_ctx // 2]
+        # a small context has no room for long prompts and the trees that are drafted behind them
+        fitting = [each for each in ids if 0 < len(each) < session.n_ctx - 2 * QUICK.n_nodes]
         if fitting:
             prompts[task] = fitting
     with Interrupt() as interrupt, progress() as say:

@@ -521,13 +521,16 @@ class Session:
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
-    def verification_seconds(self, sizes: Sequence[int], limit: float = 3.0, *, keep: bool = False) -> dict[int, float]:
+    def verification_seconds(
+        self, sizes: Sequence[int], limit: float = 3.0, *, keep: bool = False, stop: Callable[[], bool] = lambda: False
+    ) -> dict[int, float]:
         """Seconds that chains of so many nodes take to verify, the least of as many passes as there is time for.
 
         Args:
             sizes: nodes, the root included; those that do not fit are left out.
             limit: seconds after which no more is measured than what one and four nodes take.
             keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
+            stop: polled between passes; what is found then may be little.
         """
         if not keep:
             self.clear()
@@ -545,7 +548,7 @@ class Session:
         # graph, which counts only where there is no time for another.
         for i in range(_N_ROUNDS):
             for size, tree in trees.items():
-                if perf_counter() > end and (i > 0 or size not in (1, 4)):
+                if stop() or (perf_counter() > end and (i > 0 or size not in (1, 4))):
                     continue
                 taken = self._verified_in(tree)
                 found[size] = taken if i < 2 else min(found[size], taken)
@@ -561,7 +564,9 @@ class Session:
         self.discard()
         return taken
 
-    def draft_seconds(self, shapes: Sequence[TreeShape], limit: float = 3.0) -> list[float]:
+    def draft_seconds(
+        self, shapes: Sequence[TreeShape], limit: float = 3.0, *, stop: Callable[[], bool] = lambda: False
+    ) -> list[float]:
         """Seconds that drafting each shape takes, the least of some drafts. The session is empty afterwards."""
         self.clear()
         self.prefill([0], lambda: False)
@@ -575,7 +580,7 @@ class Session:
             self.follow(root, (0,), 0)
 
         end = perf_counter() + limit
-        found = [self._least_seconds(partial(self.draft, shape), advance, end) for shape in shapes]
+        found = [self._least_seconds(partial(self.draft, shape), advance, 0.0 if stop() else end) for shape in shapes]
         self.clear()
         return found
 

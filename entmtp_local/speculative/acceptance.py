@@ -27,6 +27,7 @@ OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
 _FORGET = 1e-3  # share of what is known that a step forgets
 _STRENGTH = 8.0  # observations of each feature's usual size that the prior counts for
+_LARGEST_WEIGHT = 100.0  # fits have weights of a few units
 _MAX_SHAPES = 64
 
 
@@ -155,6 +156,8 @@ class AcceptanceModel:
             raise ValueError(f"no fit of acceptance: {error}") from None
         if not set(_HEAD) <= set(fitted) or len(fitted) < len(features) or not all(map(isfinite, fitted.values())):
             raise ValueError("no fit of acceptance: it lacks weights")
+        if max(map(abs, fitted.values())) > _LARGEST_WEIGHT:
+            raise ValueError("no fit of acceptance: no text gives such weights")
         self.weights = np.array([fitted.get(name, 0.0) for name in self.features])
         self._prior = self.weights
 

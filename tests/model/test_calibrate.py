@@ -39,7 +39,7 @@ NAMES = ("tokens", "entropies", "drafts", "logp", "head_entropies")
 BRIEF = replace(calibration.QUICK, n_prompts=1, n_tokens=12, cost_seconds=0.3, log_seconds=math.inf)
 # two would wait for each other where something else runs
 ONE_THREAD = ("--threads", "1")
-MEASURING = "measuring once what drafts cost"
+MEASURING = "first use of this model here"
 
 
 def call(*arguments: str) -> Result:
@@ -113,7 +113,7 @@ def test_a_log_is_replayed_without_a_model(made: tuple[Path, Path, Result]) -> N
     for task in ("notes", "code"):
         speeds = {row["policy"]: row["tokens_per_second"] for row in rows if row["task"] == task}
         assert speeds["oracle (all-seeing)"] >= max(speeds.values()) * (1 - 1e-9)
-        assert {"off", "throughput", "entmtp", "hydra:7", "best static tree"} <= set(speeds)
+        assert {"off", "throughput", f"entmtp:{task}", f"hydra:7:{task}", "best static tree"} <= set(speeds)
     shown = call("calibrate", "--replay", str(log_file), "--costs", "rtx-3090-27b", "--policies", "off,entmtp:TASK")
     assert shown.exit_code == 0 and shown.stdout.startswith("costs: derived") and "not measured" in shown.stdout
     for arguments, words in (
@@ -270,13 +270,15 @@ def test_a_first_use_measures_and_the_next_does_not(shipped: Path, cache: Path) 
     damaged = run_model(shipped)
     assert str(kept) in damaged.stderr and "cannot be read" in damaged.stderr and MEASURING in damaged.stderr
     assert Profile.load(kept).key == profile.key
-    # of another model, and none at all: the reason is told, and the kept one is used
+    # of another model: the reason is told, and the kept one is used
     other = kept.with_name("other.json")
     assert profile.key is not None
     replace(profile, key=replace(profile.key, model="another")).save(other)
     foreign = run_model(shipped, "--profile", str(other))
-    assert foreign.stderr == f"the profile {other} is of another model; calibrate again.\n"
-    assert "there is no profile" in run_model(shipped, "--profile", str(cache / "none.json")).stderr
+    assert foreign.stderr == f"the profile {other} was measured with another model; calibrate again.\n"
+    # none at all
+    missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / "none.json"))
+    assert missing.exit_code == 1 and "there is no profile" in missing.stderr
     # another number of threads is another profile
     key = replace(profile.key, n_threads=profile.key.n_threads + 1)
     assert calibration.profile_path(cache, shipped, key) != kept
@@ -303,3 +305,20 @@ def test_a_task_that_was_not_calibrated_is_named(shipped: Path, made: tuple[Path
     result = call("run", str(shipped), "-p", "a", "-n", "2", "--profile", str(made[0]), "--policy", "entmtp:poems", "-c", "512")
     assert result.exit_code == EntMTPError.exit_code
     assert "no task poems (it has: " in result.stderr and "--task poems" in result.stderr
+
+
+def test_a_thorough_calibration_is_added_to_and_not_replaced_by_a_quick_one(shipped: Path, cache: Path, tmp_path: Path) -> None:
+    few = ("calibrate", str(shipped), "-n", "16", *ONE_THREAD)
+    assert call(*few, "--task", "code", "--task", "math", "--prompts", "2").exit_code == 0
+    (kept,) = cache.glob("*.json")
+    before = Profile.load(kept)
+    refused = call(*few, "--quick")
+    assert refused.exit_code == 2 and "--quick does not replace" in refused.stderr and Profile.load(kept) == before
+    assert call(*few, "--task", "prose", "--prompts", "2").exit_code == 0
+    after = Profile.load(kept)
+    assert set(after.tasks) == {"all", "code", "math", "prose"}
+    assert all(after.tasks[task] == before.tasks[task] for task in before.tasks)
+    # no room for anything behind this prompt: nothing is learnt, and nothing is replaced
+    (tmp_path / "long.txt").write_text("one two three four five six seven eight nine ten " * 12)
+    result = call(*few, "--task", str(tmp_path / "long.txt"), "-c", "256")
+    assert result.exit_code == 2 and "nothing was learnt of long" in result.stderr and Profile.load(kept) == after
