@@ -226,7 +226,8 @@ class Throughput:
         taken = without_pause(outcome.seconds, self._seconds)
         self._saved += _SPENT * taken
         if self._exploring:
-            self._price = min(outcome.draft_seconds, taken)
+            # the first draft after so many plain steps builds its graph, those after it do not
+            self._price = min(outcome.draft_seconds, taken, 3 * n_levels * cost.level_seconds)
             self._saved -= self._price
         # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
         if n_levels and self._drafted_last:

@@ -295,8 +295,8 @@ def test_a_closed_session_refuses_everything(tiny: Path) -> None:
     for call in (
         lambda: session.tokenize("a", add_special=False, parse_special=False),
         lambda: session.piece(5),
-        lambda: session.prefill(PROMPT, lambda: False),
         lambda: next(begun),
+        lambda: session.prefill(PROMPT, lambda: False),
     ):
         with pytest.raises(EngineError, match="session is closed"):
             call()
