@@ -88,6 +88,7 @@ class Session:
         self._eog: dict[int, bool] = {}
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
+        self._n_levels = 0  # of what was drafted in this step
         self._n_walked = 0  # rows of the last pass whose arg-max is known
         self.n_draft_vocab = 0  # tokens that drafts choose from at present; 0 where nothing is drafted
         self._vocab_chooser: DraftVocab | None = None
@@ -443,6 +444,7 @@ class Session:
         if code:
             self._check(code, "a draft")
         self._drafted = tuple(self._node_tokens)
+        self._n_levels = shape.max_depth
         return DraftTree(shape, self._drafted, self._logp.copy(), entropy=self._entropy.copy())
 
     def verify(self, tree: DraftTree) -> None:
@@ -481,8 +483,9 @@ class Session:
         tokens = [tree.tokens[node] for node in path[1:]]
         vocab = self._draft_vocab
         if vocab is not None:
-            if tree.shape.max_depth > 0 and not tree.copied:
+            if self._n_levels > 0 and not tree.copied:
                 vocab.observe_draft(len(tokens), tree.shape.max_depth)
+            self._n_levels = 0
             vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:
             self._push((*tokens, pending), path)

@@ -51,6 +51,7 @@ class DraftVocab:
         self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]
         self._seen = 0
         self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
+        self._n_verified = 3.0  # levels that are verified of a draft, on average
         self.size = 0  # in use; 0 = the whole vocabulary
 
     def observe(self, tokens: Sequence[int]) -> None:
@@ -62,9 +63,10 @@ class DraftVocab:
         self._seen += len(tokens)
 
     def observe_draft(self, n_accepted: int, depth: int) -> None:
-        """Count a draft of `depth` levels of which so many were accepted."""
+        """Count a draft of which `depth` levels were verified, none if it was not found worth that, and so many accepted."""
         self._accepted = 0.98 * self._accepted + n_accepted
-        self._refused = 0.98 * self._refused + (n_accepted < depth)
+        self._refused = 0.98 * self._refused + (n_accepted < depth or depth == 0)
+        self._n_verified += 0.1 * (depth - self._n_verified)
 
     @staticmethod
     def _decay(counts: list[float], share: float) -> None:
@@ -99,4 +101,6 @@ class DraftVocab:
         """Expected tokens of a step for each byte that it reads."""
         cost, p = self._cost, skill * self.coverage(size)
         n_rows = (size or self._n_front) + self._n_tail
-        return sum(p**level for level in range(depth + 1)) / (cost.target + depth * (cost.level + n_rows * cost.row))
+        # all levels are paid for, and those that are verified can bring a token
+        n_levels = min(depth, max(1, round(self._n_verified)))
+        return sum(p**level for level in range(n_levels + 1)) / (cost.target + depth * (cost.level + n_rows * cost.row))
