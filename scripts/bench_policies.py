@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def profile_of(session: Session, settings: SessionOptions, path: Path | None, temp: float) -> Profile:
-    """The profile that was given, or a quick calibration of this session."""
+    """The profile that was given, or a quick calibration."""
     key = key_of(session, settings)
     if path is not None:
         return Profile.load(path, key)

@@ -83,7 +83,7 @@ def fingerprint(path: Path) -> str:
 
 
 def key_of(session: Session, options: SessionOptions) -> Key:
-    """What a profile of this session holds for."""
+    """What a profile of the opened model holds for."""
     engine = session.engine_info
     return Key(
         model=fingerprint(options.model_path),

@@ -7,6 +7,7 @@
 | changing text | counts that never forget |
 | control tokens | the end of the vocabulary taken for rare text |
 | cheap head | a small vocabulary where it saves nothing |
+| declined drafts | rows paid for whose drafts are not verified anyway |
 | rate | a choice that is not the best by the stated rule |
 """
 
@@ -66,6 +67,20 @@ def test_nothing_is_left_out_where_the_head_is_cheap() -> None:
     # one token in fifty beyond the first half
     tokens = [int(rng.integers(200_000, 248_000)) if rng.random() < 0.02 else int(rng.integers(0, 3000)) for _ in range(3000)]
     assert after(DraftVocab(N_VOCAB, N_TAIL, PassBytes(15_000_000_000, 250_000_000, 1.0)), tokens) == 0
+
+
+def test_drafts_that_are_declined_need_fewer_rows() -> None:
+    """Eight levels are drafted at every step, and one token in four is rare."""
+    sizes = []
+    for steps in ([(8, 8)], [(3, 3), (0, 0), (0, 0), (0, 0)]):  # accepted and verified levels
+        vocab = DraftVocab(N_VOCAB, N_TAIL, SMALL)
+        rng = np.random.default_rng(2)
+        for i, token in enumerate(np.where(rng.random(900) < 0.25, 50_000, 100).tolist()):
+            vocab.observe_draft(*steps[i % len(steps)])
+            vocab.observe([token])
+            vocab.due(8)
+        sizes.append(vocab.size)
+    assert sizes[0] == 65_536 and 0 < sizes[1] <= 4096
 
 
 def test_the_choice_is_the_best_by_tokens_a_byte() -> None:

@@ -210,6 +210,22 @@ def test_hopeless_drafts_are_given_up() -> None:
     assert sum(depth == 0 for depth in plans) >= 90
 
 
+def test_a_first_look_that_builds_a_graph_is_not_the_price_of_looking() -> None:
+    policy, simulation = ready(), Simulation(PROCESSOR, 0.02)
+    for _ in range(400):
+        simulation.step(policy)
+    assert policy.cost is not None and policy.cost.level_seconds == pytest.approx(simulation.level, rel=0.1)
+    while not policy._exploring:
+        simulation.step(policy)
+    usual = policy._price
+    simulation.level = 1.0
+    simulation.step(policy)
+    while not policy._exploring:
+        simulation.step(policy)
+    n_levels = policy.plan(EVIDENCE).max_depth or policy.max_depth
+    assert usual <= policy._price <= 3 * n_levels * policy.cost.level_seconds < 1.0
+
+
 def test_certain_drafts_become_long() -> None:
     policy, simulation = ready(CARD), Simulation(CARD, 0.97)
     for _ in range(400):
