@@ -31,5 +31,13 @@ class ProfileError(EntMTPError):
     """A profile is missing, damaged, of another version, or of another model or device."""
 
 
+class StateError(EntMTPError):
+    """A session's saved state is missing, damaged, or of another model, build or version: it has to be computed again."""
+
+
+class TranscriptError(EntMTPError):
+    """A saved conversation or trace is missing, damaged, or of another version."""
+
+
 class ServerError(EntMTPError):
     """A program that is measured against is missing, fails, or contradicts itself."""

@@ -19,9 +19,21 @@ def user_cache() -> Path:
     return Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path.home() / ".cache"
 
 
+def user_data() -> Path:
+    """The user's folder for what cannot be computed again."""
+    named = os.environ.get("XDG_DATA_HOME")
+    if named:
+        return Path(named)
+    return Path.home() / "Library" / "Application Support" if sys.platform == "darwin" else Path.home() / ".local" / "share"
+
+
 @contextmanager
-def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that takes its name only when it is complete; what is there is kept until then and where writing fails."""
+def replace_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+    """Write a file that takes its name only when it is complete; what is there is kept until then and where writing fails.
+
+    Args:
+        private: nobody but its owner may read it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115 - closed below
     try:
@@ -29,10 +41,11 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # a temporary file is its owner's alone; this one is to be like any other
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(file.name, 0o666 & ~mask)
+        if not private:
+            # a temporary file is its owner's alone; this one is to be like any other
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(file.name, 0o666 & ~mask)
         os.replace(file.name, path)
     except BaseException:
         os.unlink(file.name)

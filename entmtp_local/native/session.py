@@ -20,12 +20,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
+from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, StateError
 from entmtp_local.native import api as native
 from entmtp_local.native import library
+from entmtp_local.native.checkpoints import WHOLE, Checkpoint, Checkpoints, read_state, write_state
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.sampler import NO_NUMBERS, Sampler
+from entmtp_local.native.state_file import State
 from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
 from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
@@ -85,6 +87,8 @@ class Session:
         self._batch: Any = None
         self._tokens: list[int] = []
         self._n_mtp = 0  # tokens that the MTP context holds
+        self._has_row = True  # the hidden row of the last token is kept; a state that was loaded has none
+        self._checkpoints: Checkpoints | None = None  # None where any number of tokens can be forgotten
         self._eog: dict[int, bool] = {}
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
@@ -133,6 +137,8 @@ class Session:
 
         self._n_ctx = options.n_ctx or info.n_ctx_train
         self.ctx = self._new_context(self.model, mtp=False)
+        if info.memory_kind != "attention":
+            self._checkpoints = Checkpoints(self._llama, self.ctx, _SEQ)
         self._best_on_device = options.best_on_device
         if self._best_on_device is None:
             # the output matrix is the first thing that goes to a GPU
@@ -361,14 +367,77 @@ class Session:
                 break
             common += 1
         common = min(common, len(prompt) - 1)
-        if common == len(self._tokens):
+        if common == len(self._tokens) and (self._has_row or not self._ctx_mtp):
             return common if self._truncate_mtp(common) else self._forget()
         # Inside the kept part the hidden row that the MTP head pairs with the next token is gone: compute its token again.
-        n_target = common - 1 if self._ctx_mtp else common
-        if n_target <= 0 or not self._api.truncate(self.ctx, _SEQ, n_target) or not self._truncate_mtp(common):
+        n_target = self._cut(common - 1 if self._ctx_mtp else common)
+        if n_target <= 0 or not self._truncate_mtp(n_target + (self._ctx_mtp is not None)):
             return self._forget()
         del self._tokens[n_target:]
         return n_target
+
+    def _cut(self, n_past: int) -> int:
+        """Cut the target back to so many tokens, or to the last checkpoint before; how many they are, 0 = it cannot be done."""
+        if n_past <= 0:
+            return 0
+        if not self._api.truncate(self.ctx, _SEQ, n_past):
+            n_past = self._checkpoints.restore(n_past) if self._checkpoints is not None else 0
+            # not by truncate(), which goes no further back than states are stored, even where there is nothing left to forget
+            memory = self._llama.llama_get_memory(self.ctx)
+            if not n_past or not self._llama.llama_memory_seq_rm(memory, _SEQ, n_past, -1):
+                return 0
+        if self._checkpoints is not None:
+            self._checkpoints.forget_after(n_past)
+        return n_past
+
+    # -- what it can come back to
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        """Whether going back in the text takes a checkpoint, or reading all of it again."""
+        return self._checkpoints is not None
+
+    def checkpoint(self) -> bool:
+        """Note the committed tokens as a place that prompts to come will share. False: it cannot be."""
+        return self._checkpoints is None or (self.n_past > 0 and self._checkpoints.take(self.n_past))
+
+    def state(self) -> State | None:
+        """What the contexts hold, to be loaded into a session of the same model and build; None where the engine gives none.
+
+        The hidden row of the last token is not part of it: what goes on from the last token computes that one again, which on
+        recurrent layers takes a checkpoint before it.
+        """
+        if not self._tokens or not self._truncate_mtp(len(self._tokens)):
+            return None
+        mtp: Any = b""
+        if self._ctx_mtp is not None and not self._shares_memory():
+            self._check(self._api.mtp_flush(self._ctx_mtp, _SEQ), "the queue of drafts")
+            mtp = read_state(self._llama, self._ctx_mtp, _SEQ, WHOLE)
+        target = read_state(self._llama, self.ctx, _SEQ, WHOLE)
+        if target is None or mtp is None:
+            return None
+        kept = tuple((each.n_past, each.data) for each in self._checkpoints or ())
+        return State(tuple(self._tokens), target, mtp, kept)
+
+    def load_state(self, state: State) -> None:
+        """Take what another session's `state` gave instead of the tokens that are held.
+
+        Raises: StateError, after which the session is empty but usable.
+        """
+        self.clear()
+        own = self._ctx_mtp is not None and not self._shares_memory()
+        if len(state.tokens) >= self._n_ctx:
+            raise StateError(f"the saved state has {len(state.tokens)} tokens, and the context has room for {self._n_ctx}.")
+        fits = bool(len(state.mtp)) == own and write_state(self._llama, self.ctx, state.target, _SEQ, WHOLE)
+        if not fits or (own and not write_state(self._llama, self._ctx_mtp, state.mtp, _SEQ, WHOLE)):
+            self.clear()
+            raise StateError("the saved state does not fit this session.")
+        self._tokens = list(state.tokens)
+        self._n_mtp = len(self._tokens) if self._ctx_mtp is not None else 0
+        self._has_row = False
+        if self._checkpoints is not None:
+            for n_past, data in state.checkpoints:
+                self._checkpoints.add(Checkpoint(n_past, data))
 
     def _truncate_mtp(self, n_past: int) -> bool:
         if self._ctx_mtp is None or self._n_mtp <= n_past:
@@ -413,6 +482,7 @@ class Session:
                 "the prompt's drafts",
             )
         self._check(self._api.mtp_keep(self._ctx_mtp, self.ctx, n - 1), "the prompt's hidden row")
+        self._has_row = True
         self._n_mtp = n_past + n
 
     # -- one step (the order of the calls is that of speculative/protocol.py)
@@ -680,6 +750,9 @@ class Session:
         self.turn += 1
         self._tokens.clear()
         self._n_mtp = 0
+        self._has_row = True
+        if self._checkpoints is not None:
+            self._checkpoints.clear()
         self._api.clear(self.ctx)
         if self._ctx_mtp is not None:
             self._api.clear(self._ctx_mtp)
