@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import nan
 from time import perf_counter
 from typing import Any
@@ -42,6 +43,7 @@ class Step:
     tree: DraftTree
     path: tuple[int, ...]  # accepted nodes, root first
     seconds: StepSeconds
+    entropies: tuple[float, ...] = ()  # of the distribution that each emitted token was chosen from, nats, where they are wanted
 
     @property
     def n_nodes(self) -> int:
@@ -120,6 +122,22 @@ class Stats:
         """Accepted among drafted nodes."""
         return sum(self.accepted_per_depth) / self.n_nodes if self.n_nodes else 0.0
 
+    def join(self, other: Stats) -> None:
+        """Add those of a generation that goes on with the same text behind a shorter prompt."""
+        self.n_prompt = other.n_prompt
+        self.n_prefilled += other.n_prefilled
+        self.n_generated += other.n_generated
+        self.n_steps += other.n_steps
+        self.n_nodes += other.n_nodes
+        self.n_plain_steps += other.n_plain_steps
+        self.n_copied += other.n_copied
+        self.copied_hits += other.copied_hits
+        self.sibling_hits += other.sibling_hits
+        longest = zip_longest(self.accepted_per_depth, other.accepted_per_depth, fillvalue=0)
+        self.accepted_per_depth = [a + b for a, b in longest]
+        for part, seconds in other.seconds.items():
+            self.seconds[part] += seconds
+
     def as_json(self) -> dict[str, Any]:
         return {
             "n_prompt": self.n_prompt,
@@ -150,6 +168,7 @@ class Generation:
         max_tokens: int,
         stop: Callable[[], bool],
         copies: CopyDrafter | None,
+        entropies: bool,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -162,6 +181,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._stop = stop
         self._clock = clock
+        self._entropies = entropies
         self._copies = copies if engine.limits.max_copied > 0 and self.policy.max_nodes > 0 else None
         self._usual = float(self.policy.max_depth)  # tokens of the head's drafts that were accepted lately, a step
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
@@ -195,7 +215,8 @@ class Generation:
         ended = self._ends((pending,))
         emitted = self._emit((pending,))
         stats.first_token(clock(), len(emitted))
-        yield Step(emitted, DraftTree(ROOT_ONLY, (pending,)), (0,), StepSeconds(0.0, 0.0, 0.0, 0.0, 0.0))
+        seen = (engine.entropy(-1),) * len(emitted) if self._entropies else ()
+        yield Step(emitted, DraftTree(ROOT_ONLY, (pending,)), (0,), StepSeconds(0.0, 0.0, 0.0, 0.0, 0.0), seen)
         if ended:
             return
 
@@ -222,6 +243,8 @@ class Generation:
                 accepted = accept(tree, target, self._max_tokens - len(self.tokens))
                 if watched:
                     entropy = engine.entropy(accepted.path[-1])
+                if self._entropies:
+                    seen = tuple(engine.entropy(node) for node in accepted.path[: len(accepted.tokens)])
             except BaseException:
                 engine.discard()
                 raise
@@ -238,7 +261,8 @@ class Generation:
             t5 = clock()
             self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0))
             emitted = self._emit(accepted.tokens)
-            step = Step(emitted, tree, accepted.path, StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4))
+            spent = StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4)
+            step = Step(emitted, tree, accepted.path, spent, seen[: len(emitted)])
             stats.add(step, t5)
             yield step
             if ended:
@@ -297,6 +321,7 @@ def generate(
     max_tokens: int,
     stop: Callable[[], bool] | None = None,
     copies: CopyDrafter | None = None,
+    entropies: bool = False,
     clock: Callable[[], float] = perf_counter,
 ) -> Generation:
     """Continue a prompt.
@@ -310,7 +335,8 @@ def generate(
         max_tokens: tokens to generate at most.
         stop: polled between passes; True ends the generation with finish_reason "interrupted".
         copies: drafts what stood in the text before, beside the policy's drafts; may be kept from one prompt to the next.
+        entropies: note the entropy behind each token, which takes a look at a whole row for each.
         clock: seconds; an engine that only replays what was logged has a time of its own.
     Returns: a Generation to iterate over.
     """
-    return Generation(engine, prompt, policy, rule, sampler, max_tokens, stop or (lambda: False), copies, clock)
+    return Generation(engine, prompt, policy, rule, sampler, max_tokens, stop or (lambda: False), copies, entropies, clock)

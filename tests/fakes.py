@@ -20,6 +20,7 @@ from entmtp_local.cli import info, options
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
+from entmtp_local.native.state_file import State
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.draft_vocab import PassBytes
 from entmtp_local.speculative.profile import Profile
@@ -112,9 +113,13 @@ class FakeSession:
         self.prefilled: list[list[int]] = []  # of each prompt, what was not there already
         self.closed = False
         self._tokens: list[int] = []
-        self._answer: list[int] = []
+        self._answer: list[int] | None = None
         self._n_emitted = 0
         self._tree: DraftTree | None = None
+        self.needs_checkpoints = False
+        self.checkpoints: list[int] = []
+        self.draft_vocabs: list[int | None] = []
+        self.loaded: list[State] = []
 
     # -- what chat and the commands use
 
@@ -152,6 +157,29 @@ class FakeSession:
     def is_eog(self, token: int) -> bool:
         return token == EOG
 
+    def set_draft_vocab(self, size: int | None) -> int:
+        self.draft_vocabs.append(size)
+        return self.n_vocab
+
+    def checkpoint(self) -> bool:
+        self.checkpoints.append(self.n_past)
+        return True
+
+    def read_ahead(self, prompt: Sequence[int], n: int, stop: Callable[[], bool]) -> int:
+        n_computed = self.prefill(prompt[:n], stop)
+        self.checkpoint()
+        return n_computed
+
+    def state(self) -> State | None:
+        return State(tuple(self._tokens), b"target of the fake", b"mtp")
+
+    def load_state(self, state: State) -> None:
+        self.loaded.append(state)
+        self._tokens = list(state.tokens)
+
+    def entropy(self, row: int) -> float:
+        return 0.5 + row
+
     def new_sampler(self, options: SamplingOptions) -> FakeSampler:
         self.samplers.append(FakeSampler(options))
         return self.samplers[-1]
@@ -171,7 +199,7 @@ class FakeSession:
         self.prompts.append(list(prompt))
         self.prefilled.append(list(prompt[common:]))
         self._tokens = list(prompt)
-        self._answer = [*self._answers.pop(0), EOG]
+        self._answer = None
         self._n_emitted = 0
         return len(self.prefilled[-1])
 
@@ -193,6 +221,8 @@ class FakeSession:
         return self._next(row)
 
     def _next(self, row: int) -> int:
+        if self._answer is None:
+            self._answer = [*self._answers.pop(0), EOG]
         depth = 0 if row < 0 or self._tree is None else int(self._tree.shape.depths[row]) + 1
         return self._answer[self._n_emitted + depth]
 
@@ -200,6 +230,7 @@ class FakeSession:
 
     def draft(self, shape: TreeShape) -> DraftTree:
         """The right token for every best-ranked node, a wrong one for its siblings."""
+        assert self._answer is not None
         answer = [*self._answer[self._n_emitted :], *[0] * shape.n_nodes]
         tokens = [
             answer[depth] if rank == 0 else 255 for depth, rank in zip(shape.depths.tolist(), shape.ranks.tolist(), strict=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from entmtp_local.chat.template import ChatTemplate
+from entmtp_local.errors import TranscriptError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Conversation:
     def __init__(self, template: ChatTemplate, tokenize: Callable[[str, bool], list[int]]) -> None:
         self._template = template
         self._tokenize = tokenize
+        self.system: str | None = None  # what the model is told before the first question
+        self.thinking: bool | None = None  # None leaves it to the template
         self.clear()
 
     @property
@@ -47,8 +51,9 @@ class Conversation:
         return tuple(self._messages)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all messages; the system message stays."""
         self._messages: list[dict[str, str]] = []
+        self.n_dropped = 0  # the oldest messages, which the model no longer sees
         self._text = ""
         self._ids: tuple[int, ...] = ()
         # (characters, ids): places where a prefix of the text and a prefix of the ids mean the same.
@@ -60,8 +65,20 @@ class Conversation:
         Returns: ids that repeat as many as possible of the ids seen before.
         Raises: ModelFileError when the template refuses.
         """
-        text = self._template.render([*self._messages, {"role": "user", "content": question}])
+        text = self._render([{"role": "user", "content": question}])
         return Prompt(question, text, self._tokens(text))
+
+    def stable(self, prompt: Prompt) -> int:
+        """How many of a prompt's ids the prompts after it begin with, whatever the template makes of the answer."""
+        text = self._render([{"role": "user", "content": prompt.question}], add_generation_prompt=False)
+        return _common(self._tokens(os.path.commonprefix([text, prompt.text])), prompt.ids)
+
+    def closed(self) -> tuple[int, ...]:
+        """The ids of all answered questions, up to where the next question is to begin.
+
+        Raises: ModelFileError when the template refuses.
+        """
+        return self._tokens(self._render([], add_generation_prompt=False)) if self._messages else ()
 
     def answered(self, prompt: Prompt, answer: str, ids: Sequence[int] | None) -> None:
         """Keep a question and its answer.
@@ -72,13 +89,84 @@ class Conversation:
             ids: the generated ids behind the text; None when the text is only a part of them.
         """
         marks = [mark for mark in self._marks if self._matches(mark, prompt)]
-        self._messages += [{"role": "user", "content": prompt.question}, {"role": "assistant", "content": answer}]
+        self.append(prompt.question, answer)
         self._text, self._ids = prompt.text, prompt.ids
         self._marks = [*marks, (len(self._text), len(self._ids))]
         if ids is not None:
             self._text += answer
             self._ids += tuple(ids)
             self._marks.append((len(self._text), len(self._ids)))
+
+    def append(self, question: str, answer: str) -> None:
+        """Keep a question and an answer whose ids are not known."""
+        self._messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    def undo(self) -> str | None:
+        """Take the last question and its answer back.
+
+        Returns: the question, None where there is none.
+        """
+        if not self._messages:
+            return None
+        question = self._messages[-2]["content"]
+        del self._messages[-2:]
+        # What the model has seen stays in the marks: they hold as long as the text before them is the same.
+        self.n_dropped = min(self.n_dropped, len(self._messages))
+        return question
+
+    def drop_oldest(self) -> bool:
+        """Keep the oldest question that the model still sees from it, with its answer. False: there is none left."""
+        if self.n_dropped >= len(self._messages):
+            return False
+        self.n_dropped += 2
+        return True
+
+    # -- as JSON
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "thinking": self.thinking,
+            "messages": [dict(message) for message in self._messages],
+            "n_dropped": self.n_dropped,
+            "text": self._text,
+            "ids": list(self._ids),
+            "marks": [list(mark) for mark in self._marks],
+        }
+
+    def load(self, content: Any, *, ids: bool) -> None:
+        """Go on with what `as_json` gave.
+
+        Args:
+            ids: they are of this model; otherwise the text is split anew.
+        Raises: TranscriptError where it is something else; nothing has changed then.
+        """
+        try:
+            messages = [{"role": message["role"], "content": message["content"]} for message in content["messages"]]
+            texts = [message["content"] for message in messages]
+            roles = [message["role"] for message in messages]
+            n_dropped, system, thinking = content["n_dropped"], content["system"], content["thinking"]
+            text, tokens, marks = content["text"], tuple(content["ids"]), [(a, b) for a, b in content["marks"]]
+            # one character too many in an id, and the engine would be given a number it has no token for
+            _require(all(type(each) is str for each in (*texts, text)) and roles == ["user", "assistant"] * (len(roles) // 2))
+            _require(all(type(each) is int and each >= 0 for each in (*tokens, *(number for mark in marks for number in mark))))
+            _require(all(a <= len(text) and b <= len(tokens) for a, b in marks))
+            _require(type(n_dropped) is int and 0 <= n_dropped <= len(messages) and n_dropped % 2 == 0)
+            _require((system is None or type(system) is str) and thinking in (None, True, False))
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise TranscriptError("it does not hold a conversation") from None
+        self.clear()
+        self.system, self.thinking = system, thinking
+        self._messages, self.n_dropped = messages, n_dropped
+        if ids:
+            self._text, self._ids, self._marks = text, tokens, marks
+
+    # -- text and ids
+
+    def _render(self, added: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, *self._messages[self.n_dropped :], *added]
+        return self._template.render(messages, add_generation_prompt, thinking=self.thinking)
 
     def _matches(self, mark: tuple[int, int], prompt: Prompt) -> bool:
         n_chars, n_ids = mark
@@ -96,3 +184,14 @@ class Conversation:
         if fresh[:n_ids] == kept:
             return fresh
         return kept + tuple(self._tokenize(text[n_chars:], False))
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of what two lists begin with."""
+    n = min(len(a), len(b))
+    return next((i for i in range(n) if a[i] != b[i]), n)
+
+
+def _require(ok: bool) -> None:
+    if not ok:
+        raise ValueError

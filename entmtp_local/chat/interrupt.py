@@ -12,14 +12,14 @@ class Interrupt:
     """While entered, Ctrl-C sets a flag instead of raising KeyboardInterrupt; the flag is what the object returns."""
 
     def __init__(self) -> None:
-        self._set = False
+        self.count = 0  # how often Ctrl-C was pressed
         self._previous: Any = None
 
     def __call__(self) -> bool:
-        return self._set
+        return self.count > 0
 
     def __enter__(self) -> Interrupt:
-        self._set = False
+        self.count = 0
         # Python delivers signals to the main thread only and refuses a handler from any other.
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
@@ -31,4 +31,4 @@ class Interrupt:
             self._previous = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._set = True
+        self.count += 1

@@ -1,91 +1,32 @@
-"""The chat loop: read a line, stream the answer, keep the conversation.
+"""The chat loop: read an entry, do what it says or answer it, keep the conversation.
 
 Works on a terminal and in a pipe. Knows nothing of how tokens are drafted or verified.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from entmtp_local.chat.conversation import Conversation, Prompt
-from entmtp_local.chat.interrupt import Interrupt
-from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
-from entmtp_local.engine import Generation, generate
-from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, UsageError
+from entmtp_local.chat.answer import N_ANSWER, Answer, Answerer
+from entmtp_local.chat.commands import COMMANDS, PATHS, Ask, Command, Edit, Leave
+from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.keeping import Keeper
+from entmtp_local.chat.quoting import unquoted
+from entmtp_local.chat.settings import Settings
+from entmtp_local.chat.stream import stats_line
+from entmtp_local.chat.terminal import Terminal
+from entmtp_local.chat.trace import AnswerTrace, as_json, write_trace
+from entmtp_local.engine import Stats
+from entmtp_local.errors import ContextFullError, EngineError, EntMTPError, UsageError
 from entmtp_local.native.session import Session
-from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
-from entmtp_local.speculative.verify import AcceptanceRule
 
-PROMPT = "> "
-
-HELP = """\
-/clear  forget the conversation and start a new one
-/exit   leave (so do Ctrl-D, and Ctrl-C twice)
-/help   show this
-Ctrl-C  stop the answer; what was said so far stays in the conversation"""
-
-# Room for an answer in the context size that a full context is told to use.
-_N_ANSWER = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """The three standard streams, and what the user sees of them.
-
-    Args:
-        stdin, stdout, stderr: text streams.
-        show_stats: write the line of figures after each answer.
-    """
-
-    stdin: TextIO
-    stdout: TextIO
-    stderr: TextIO
-    show_stats: bool
-
-    @property
-    def interactive(self) -> bool:
-        """A person types: prompt, hints and line editing are wanted."""
-        return self.stdin.isatty()
-
-    def read_line(self) -> str:
-        """Read one line, without its newline.
-
-        Raises: EOFError at the end of input, KeyboardInterrupt at Ctrl-C, UsageError for bytes that are not UTF-8.
-        """
-        try:
-            line = self._raw_line()
-            line.encode("utf-8")
-        except UnicodeError:
-            raise UsageError("the input is not UTF-8 text; convert it first, for instance with iconv.") from None
-        return line
-
-    def _raw_line(self) -> str:
-        if self.interactive and self.stdout.isatty():
-            # input() is the one way to the line editing of the readline module.
-            return input(PROMPT)
-        if self.interactive:
-            self.note(PROMPT, end="")
-        line = self.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.removesuffix("\n").removesuffix("\r")
-
-    def write(self, text: str) -> None:
-        """Show a part of an answer at once."""
-        if text:
-            self.stdout.write(without_control(text) if self.stdout.isatty() else text)
-            self.stdout.flush()
-
-    def note(self, text: str, end: str = "\n") -> None:
-        """Tell the user something that is not the model's words."""
-        self.stderr.write(dimmed(text, self.stderr) + end)
-        self.stderr.flush()
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+# Of the last answer, when a conversation is taken up again.
+_N_REMINDER = 300
 
 
 class Repl:
@@ -93,163 +34,239 @@ class Repl:
 
     Args:
         session: the open session.
-        conversation: an empty conversation over the session's vocabulary.
-        policy: what to draft.
-        rule: which drafted tokens are accepted.
-        sampling: a seed of None draws one for each answer.
-        max_tokens: most tokens of an answer; None ends with the model's own end or a full context.
+        conversation: over the session's vocabulary.
+        settings: what the user can change.
         stop_texts: the answer ends before the first of these.
         terminal: where to read and write.
-        copies: drafts from the conversation so far, None for no such drafts.
+        ready: a policy as the session can follow it, and the seconds of a plain step by its cost model.
+        check_grammar: raises where the engine cannot read the grammar of these options.
+        keeper: keeps the conversation, None for no such thing.
+        trace_file: where the trace of all answers is written.
+        model: its name there.
+        has_thinking: the template has a switch for reasoning.
     """
 
     def __init__(
         self,
+        *,
         session: Session,
         conversation: Conversation,
-        policy: Policy,
-        rule: AcceptanceRule,
-        sampling: SamplingOptions,
-        max_tokens: int | None,
+        settings: Settings,
         stop_texts: tuple[str, ...],
         terminal: Terminal,
-        copies: CopyDrafter | None = None,
+        ready: Callable[[Policy], tuple[Policy, float | None]],
+        check_grammar: Callable[[SamplingOptions], None],
+        keeper: Keeper | None = None,
+        trace_file: Path | None = None,
+        model: str = "",
+        has_thinking: bool = False,
     ) -> None:
-        self._session = session
-        self._conversation = conversation
-        self._policy = policy
-        self._rule = rule
-        self._sampling = sampling
-        self._max_tokens = max_tokens
-        self._stop_texts = stop_texts
-        self._terminal = terminal
-        self._copies = copies
+        self.session, self.conversation, self.terminal = session, conversation, terminal
+        self.settings: Settings = settings
+        self.keeper: Keeper | None = keeper
+        self.ready, self.check_grammar, self.has_thinking = ready, check_grammar, has_thinking
+        self.attached: list[str] = []  # files that go with the next message
+        self.last: Answer | None = None
+        self.total = Stats()
+        self.n_answers = 0
+        self._answerer = Answerer(session, conversation, settings, stop_texts, terminal)
+        self._answerer.traces = trace_file is not None
+        self._trace_file, self._model = trace_file, model
+        self._traces: list[AnswerTrace] = []
         self._failed = False
-        self._interrupted = False
+        self._leaving = False
+
+    # -- the loop
 
     def run(self) -> int:
         """Chat until the user leaves or the input ends.
 
-        Returns: the exit code; 1 when a line of piped input got no answer.
+        Returns: the exit code; 1 when a line of piped input got no answer, 130 at Ctrl-C in a pipe.
         """
-        if self._terminal.interactive:
-            _enable_line_editing()
-            self._terminal.note("/help lists the commands, Ctrl-D leaves.")
-        leaving = False
-        while True:
-            try:
-                line = self._terminal.read_line().strip()
-            except EOFError:
-                if self._terminal.interactive:
-                    self._terminal.note("")
-                break
-            except KeyboardInterrupt:
-                if not self._terminal.interactive:
-                    return 130
-                self._terminal.note("")
-                if leaving:
-                    break
-                leaving = True
-                self._terminal.note("(Ctrl-C again or Ctrl-D leaves)")
-                continue
-            except UsageError as error:
-                if not self._terminal.interactive:
-                    raise
-                self._terminal.note(f"error: {error}")
-                continue
-            leaving = False
-            if not self._handle(line):
-                break
-            if self._interrupted and not self._terminal.interactive:
-                return 130
-        return 1 if self._failed and not self._terminal.interactive else 0
-
-    def _handle(self, line: str) -> bool:
-        """Act on one line; False leaves."""
-        if line == "/exit":
-            return False
-        if line == "/clear":
-            self._conversation.clear()
-            if self._terminal.interactive:
-                self._terminal.note("(a new conversation)")
-        elif line == "/help":
-            self._terminal.note(HELP)
-        elif re.fullmatch(r"/[a-z]+", line):
-            self._fail(f"there is no command {line}: /help lists them.")
-        elif line:
-            self._answer(line)
-        return True
-
-    def _answer(self, question: str) -> None:
+        interactive = self.terminal.interactive
+        if interactive:
+            self.terminal.note("/help lists the commands, Ctrl-D leaves.")
+            self.terminal.use_editor(self._complete)
         try:
-            prompt = self._conversation.ask(question)
-        except ModelFileError as error:
-            self._fail(str(error))
+            while not self._leaving:
+                try:
+                    entry = self.terminal.read_entry()
+                except EOFError:
+                    if interactive:
+                        self.terminal.note("")
+                    break
+                except KeyboardInterrupt:
+                    return 130
+                except UsageError as error:
+                    if not interactive:
+                        raise
+                    self.terminal.note(f"error: {error}")
+                    continue
+                self._handle(entry)
+                if self.last is not None and self.last.n_interrupts and not interactive:
+                    return 130
+        finally:
+            if self.keeper is not None:
+                self.keeper.leave()
+        return 1 if self._failed and not interactive else 0
+
+    def _handle(self, entry: str) -> None:
+        """Act on one entry."""
+        text = unquoted(entry)
+        if text is None:
+            text = entry.strip()
+            if match := _COMMAND.fullmatch(text):
+                self._command(*match.groups(default=""))
+                return
+        if text:
+            self._ask(Ask(text))
+
+    def _command(self, name: str, argument: str) -> None:
+        command = COMMANDS.get(name)
+        if command is None:
+            self._fail(f"there is no command /{name}: /help lists them.")
             return
         try:
-            self._stream(prompt)
-        except ContextFullError:
+            action = command.run(self, argument.strip())
+            if isinstance(action, Edit):
+                action = self._edited(action.question)
+        except (EntMTPError, OSError) as error:
+            self._fail(str(error))
+            return
+        if isinstance(action, Leave):
+            self._leaving = True
+        elif isinstance(action, Ask):
+            self._ask(action)
+
+    def _edited(self, question: str) -> Ask | None:
+        try:
+            text = self.terminal.read_entry(question)
+        except EOFError:
+            text = ""
+        text = (text if (literal := unquoted(text)) is None else literal).strip()
+        if not text:
+            self.say("(left as it was)")
+            return None
+        snapshot = self.conversation.as_json()
+        self.conversation.undo()
+        return Ask(text, snapshot)
+
+    def _ask(self, ask: Ask) -> None:
+        """Answer a question, with the files that go with it."""
+        question = "\n\n".join([*self.attached, ask.question])
+        try:
+            self._answer(question)
+            return
+        except ContextFullError as error:
+            n = int(str(error)) if str(error).isdigit() else self.session.n_ctx
+            dropping = " (a single message has to fit)" if self.settings.overflow == "drop" else ""
             self._fail(
-                f"the conversation with this message has {len(prompt.ids)} tokens and the context holds "
-                f"{self._session.n_ctx}: /clear starts a new conversation, or start again with "
-                f"-c {_round_up(len(prompt.ids) + _N_ANSWER)}."
+                f"the conversation with this message has {n} tokens and the context holds {self.session.n_ctx}{dropping}: "
+                f"/clear starts a new conversation, or start again with -c {_round_up(n + N_ANSWER)}."
             )
         except EngineError as error:
             # The session holds what was committed or nothing; the next question brings back what is missing.
-            self._terminal.write("\n")
             self._fail(str(error))
+        except EntMTPError as error:
+            self._fail(str(error))
+        if ask.snapshot is not None:
+            self.conversation.load(ask.snapshot, ids=True)
+            self.keep()
 
-    def _stream(self, prompt: Prompt) -> None:
-        text = TextStream(self._stop_texts)
-        n_ctx = self._session.n_ctx
-        with Interrupt() as interrupt, self._session.new_sampler(self._sampling.with_seed()) as sampler:
-            generation = generate(
-                self._session,
-                prompt.ids,
-                policy=self._policy,
-                rule=self._rule,
-                sampler=sampler,
-                max_tokens=self._max_tokens or n_ctx,
-                stop=lambda: interrupt() or text.stopped,
-                copies=self._copies,
-            )
-            for step in generation:
-                for token in step.tokens:
-                    # Special tokens are spelled out, so that the history reads back as the same tokens.
-                    self._terminal.write(text.feed(self._session.piece(token, special=True)))
-        self._terminal.write(text.finish())
-        # Piped answers end with exactly one newline; a terminal must not go on in the middle of a line.
-        if not text.text.endswith("\n"):
-            self._terminal.write("\n")
-        # Stopped before the first token: as if it had not been asked.
-        if generation.tokens:
-            self._conversation.answered(prompt, text.text, None if text.stopped else generation.tokens)
-        self._interrupted = interrupt()
-        self._report(generation, self._interrupted, n_ctx)
+    def _answer(self, question: str) -> None:
+        journal = self.keeper.journal(question) if self.keeper is not None else None
+        n_messages = len(self.conversation.messages)
+        before = self.conversation.as_json()
+        try:
+            answer = self._answerer.answer(question, journal)
+        finally:
+            if journal is not None:
+                journal.close()
+        self.last = answer
+        self.n_answers += 1
+        self.total.join(answer.stats)
+        if len(self.conversation.messages) > n_messages:
+            self.attached.clear()
+        elif answer.n_dropped:
+            self.conversation.load(before, ids=True)
+        self.keep()
+        self._note_trace(question, answer)
+        self._report(answer)
+        # a second Ctrl-C during the answer
+        self._leaving = self.terminal.interactive and answer.n_interrupts > 1
 
-    def _report(self, generation: Generation, interrupted: bool, n_ctx: int) -> None:
-        if interrupted:
-            self._terminal.note("(stopped)")
-        elif generation.finish_reason == "context":
-            self._terminal.note(
+    # -- what is told
+
+    def _report(self, answer: Answer) -> None:
+        n_ctx = self.session.n_ctx
+        if answer.n_dropped:
+            turns = "oldest question and its answer" if answer.n_dropped == 1 else f"{answer.n_dropped} oldest questions"
+            self.terminal.note(f"(the context of {n_ctx} tokens was full: the model no longer sees the {turns})")
+        if answer.n_interrupts:
+            self.terminal.note("(stopped)")
+        elif answer.finish_reason == "context":
+            self.terminal.note(
                 f"(the context of {n_ctx} tokens is full and the answer was cut: /clear starts a new conversation, "
                 f"or start again with -c {_round_up(2 * n_ctx)})"
             )
             self._failed = True
-        elif generation.finish_reason == "length":
-            self._terminal.note(f"(cut after -n {self._max_tokens} tokens)")
-        if self._terminal.show_stats:
-            self._terminal.note(stats_line(generation.stats, generation.rule))
+        elif answer.finish_reason == "length":
+            self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
+        if self.settings.stats and self.terminal.show_stats:
+            self.terminal.note(stats_line(answer.stats, self.settings.rule, self.settings.plain_step))
+
+    def say(self, text: str) -> None:
+        """Tell a person what a command did; a pipe is left alone."""
+        if self.terminal.interactive:
+            self.terminal.note(text)
 
     def _fail(self, sentence: str) -> None:
         self._failed = True
-        self._terminal.note(f"error: {sentence}")
+        self.terminal.note(f"error: {sentence}")
 
+    def _note_trace(self, question: str, answer: Answer) -> None:
+        if self._trace_file is None:
+            return
+        self._traces.append(AnswerTrace(question, answer.policy, answer.steps))
+        content = as_json(self._traces, self._model, lambda token: self.session.piece(token, special=True))
+        try:
+            write_trace(self._trace_file, content)
+        except OSError as error:
+            self._fail(f"the trace cannot be written to {self._trace_file}: {error.strerror or error}.")
 
-def _enable_line_editing() -> None:
-    # Importing it is what switches input() over; some Pythons lack it.
-    with suppress(ImportError):
-        importlib.import_module("readline")
+    # -- what is kept
+
+    def keep(self) -> None:
+        """Save the transcript."""
+        if self.keeper is not None:
+            self.keeper.save()
+
+    def resume(self, name: str) -> None:
+        """Go on with a kept conversation.
+
+        Raises: UsageError where there is none, TranscriptError where it cannot be read.
+        """
+        assert self.keeper is not None
+        kept = self.keeper.open(name)
+        self.attached.clear()
+        self.say(f"(going on with {kept.name}: {kept.n_turns} questions)")
+        if self.conversation.messages and self.terminal.interactive:
+            question, answer = (message["content"] for message in self.conversation.messages[-2:])
+            end = answer if len(answer) <= _N_REMINDER else "…" + answer[-_N_REMINDER:]
+            self.terminal.note(f"> {question[:_N_REMINDER]}")
+            self.terminal.note(end)
+        if kept.cut:
+            self.terminal.note("(the last answer was cut off when the program ended; /regen gives it again)")
+
+    # -- completion
+
+    def _complete(self, before: str) -> Iterable[str] | str:
+        name, space, argument = before.removeprefix("/").partition(" ")
+        if not space:
+            return [f"/{each}" for each in COMMANDS]
+        command: Command | None = COMMANDS.get(name)
+        found = command.complete(self) if command is not None else ()
+        return found if found == PATHS or not argument.strip() else ()
 
 
 def _round_up(n_tokens: int) -> int:

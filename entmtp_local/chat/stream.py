@@ -73,11 +73,22 @@ def without_control(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def stats_line(stats: Stats, rule: AcceptanceRule = STRICT) -> str:
-    """One line of figures: rate, tokens per step, the share of drafts that was accepted; a rule that is not lossless is named."""
+def stats_line(stats: Stats, rule: AcceptanceRule = STRICT, plain_step: float | None = None) -> str:
+    """One line of figures: rate, and where something was drafted what came of it; a rule that is not lossless is named.
+
+    Args:
+        plain_step: seconds of a step that drafts nothing, as the cost model has them.
+    """
     parts = [f"{stats.n_generated} tokens", f"{stats.tokens_per_second:.1f} t/s"]
     if stats.n_nodes:
-        parts += [f"{stats.tokens_per_step:.2f} tokens/step", f"{100 * stats.acceptance:.0f} % of drafts accepted"]
+        parts += [
+            f"{stats.tokens_per_step:.2f} tokens/step",
+            f"{100 * stats.acceptance:.0f} % of drafts accepted",
+            f"{stats.nodes_per_step:.1f} nodes/step",
+            f"{100 * stats.n_plain_steps / stats.n_steps:.0f} % plain steps",
+        ]
+        if plain_step:
+            parts.append(f"{stats.tokens_per_second * plain_step:.2f}x plain decoding by the cost model")
     if not rule.lossless:
         parts.append(f"{rule.name} acceptance: not the model's own distribution")
     return "[" + ", ".join(parts) + "]"

@@ -26,6 +26,9 @@ from entmtp_local.errors import ModelFileError
 
 Message = Mapping[str, str]
 
+# What reasoning models of the supported architectures write around their reasoning.
+THINK_BEGIN, THINK_END = "<think>", "</think>"
+
 _CHATML = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -75,41 +78,53 @@ class ChatTemplate:
             self.notice = 'this model file has no chat template: using plain "User: / Assistant:" lines.'
             self.stop_texts = _PLAIN_STOPS
             source = _PLAIN
+        #: The template can be told whether the model is to think before it answers.
+        self.has_thinking = "enable_thinking" in source
+        self._splits_reasoning = "reasoning_content" in source and THINK_END not in source
         try:
             self._template = _environment().from_string(source)
         # SyntaxError, RecursionError and others come up from Python's own compiler.
         except Exception as error:
             raise ModelFileError(f"the model's chat template does not compile: {_one_line(error)}.") from error
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, *, thinking: bool | None = None) -> str:
         """Write a conversation the way the model was trained to read it.
 
         Args:
             messages: with role ("system", "user", "assistant") and content, oldest first.
             add_generation_prompt: end with what introduces the assistant's next answer.
+            thinking: whether the model is to think first; None leaves it to the template.
         Returns: the prompt's text, special tokens spelled out.
         Raises:
             ModelFileError: the template refuses these messages or fails on them.
         """
         try:
             with _deadline():
-                return self._render(messages, add_generation_prompt)
+                return self._render(messages, add_generation_prompt, {} if thinking is None else {"enable_thinking": thinking})
         except _TemplateRefusal as error:
             raise ModelFileError(f"the model's chat template refuses this conversation: {_one_line(error)}.") from error
         # A template is foreign code: any exception it raises is the file's fault and gets the same sentence.
         except Exception as error:
             raise ModelFileError(f"the model's chat template failed: {_one_line(error)}.") from error
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, switches: Mapping[str, bool]) -> str:
         return self._template.render(
             # A copy: templates may not change the caller's messages, and `items` must be plain dicts.
-            messages=[dict(message) for message in messages],
+            messages=[self._message(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
             bos_token=self.bos_token,
             eos_token=self._eos_token,
             tools=None,
             documents=None,
+            **switches,
         )
+
+    def _message(self, message: Message) -> dict[str, str]:
+        """Templates either look for reasoning in an answer's text themselves or want it apart."""
+        reasoning, end, answer = message["content"].partition(THINK_END)
+        if not end or not self._splits_reasoning or message["role"] != "assistant":
+            return dict(message)
+        return {**message, "content": answer.lstrip("\n"), "reasoning_content": reasoning.removeprefix(THINK_BEGIN).strip("\n")}
 
 
 @contextmanager

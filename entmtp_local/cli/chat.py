@@ -3,31 +3,75 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.model_template import template_of
-from entmtp_local.chat.repl import Repl, Terminal
-from entmtp_local.cli.options import Options, model_options, open_session, prepare, ready_policy, sampling_options
-from entmtp_local.speculative.copying import CopyDrafter
+from entmtp_local.chat.repl import Repl
+from entmtp_local.chat.settings import OVERFLOWS, Settings
+from entmtp_local.chat.store import Store
+from entmtp_local.chat.terminal import Terminal
+from entmtp_local.cli.options import (
+    Options,
+    Plan,
+    model_options,
+    open_session,
+    plain_step,
+    prepare,
+    ready_policy,
+    sampling_options,
+)
+from entmtp_local.errors import UsageError
+from entmtp_local.native.sampler import check_grammar
+from entmtp_local.native.session import Session
+from entmtp_local.speculative.protocol import Policy
 
 
 @click.command()
 @click.argument("model", required=False)
+@click.option("--continue", "continues", is_flag=True, help="Go on with the conversation that was used last.")
+@click.option("--load", "name", metavar="NAME", help="Go on with a conversation that was kept; /sessions lists them.")
+@click.option("--no-save", is_flag=True, help="Do not keep this conversation.")
+@click.option("--system", metavar="TEXT", help="What the model is told before the first message.")
+@click.option(
+    "--overflow",
+    type=click.Choice(OVERFLOWS),
+    default=OVERFLOWS[0],
+    help="When the conversation fills the context: stop, and say so; or drop its oldest questions and answers, and read what is "
+    "left again. Default: stop.",
+)
+@click.option("--trace-file", type=click.Path(path_type=Path), metavar="FILE", help="Write how each token came, as JSON.")
 @sampling_options
 @model_options
-def chat(model: str | None, **shared: Any) -> None:
+def chat(
+    model: str | None,
+    continues: bool,
+    name: str | None,
+    no_save: bool,
+    system: str | None,
+    overflow: str,
+    trace_file: Path | None,
+    **shared: Any,
+) -> None:
     """Talk with a model.
 
     MODEL is the path of a .gguf file; without it the shipped model is used. /help lists the commands. Ctrl-C stops an
-    answer; at the prompt, pressed twice, it leaves, and so does Ctrl-D.
+    answer; at the prompt it clears the line, and leaves where there is none, as Ctrl-D does. Conversations are kept in
+    your data folder.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
-    standard output as it is, ended by a newline; everything else goes to standard error.
+    standard output as it is, ended by a newline; everything else goes to standard error. Nothing is kept then, unless
+    --continue or --load says so.
     """
     options = Options(model=model, **shared)
+    if no_save and (continues or name):
+        raise UsageError("--no-save keeps nothing, so that there is nothing to go on with; leave it out.")
     plan = prepare(options)
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
     with open_session(plan) as session:
@@ -39,16 +83,64 @@ def chat(model: str | None, **shared: Any) -> None:
             template,
             lambda text, add_special: session.tokenize(text, add_special=add_special, parse_special=True),
         )
+        conversation.system = system
+
+        def ready(policy: Policy) -> tuple[Policy, float | None]:
+            chosen = ready_policy(replace(plan, policy=policy), session, terminal.note)
+            return chosen, plain_step(plan, session, chosen)
+
+        policy, seconds = ready(plan.policy)
+        settings = Settings(
+            policy=policy,
+            rule=plan.rule,
+            sampling=plan.sampling,
+            acceptance=plan.rule.name,
+            max_tokens=options.max_tokens,
+            overflow=overflow,
+            copy=options.copy,
+            draft_vocab=options.draft_vocab,
+            plain_step=seconds,
+        )
+        keeps = not no_save and (terminal.interactive or continues or name is not None)
         repl = Repl(
             session=session,
             conversation=conversation,
-            policy=ready_policy(plan, session, terminal.note),
-            rule=plan.rule,
-            sampling=plan.sampling,
-            max_tokens=options.max_tokens,
+            settings=settings,
             stop_texts=template.stop_texts,
             terminal=terminal,
-            copies=CopyDrafter() if options.copy else None,
+            ready=ready,
+            check_grammar=check_grammar,
+            keeper=_keeper(plan, session, conversation, terminal) if keeps else None,
+            trace_file=trace_file,
+            model=str(plan.session.model_path),
+            has_thinking=template.has_thinking,
         )
+        if name is not None:
+            repl.resume(name)
+        elif continues:
+            kept = Store.default().names()
+            if not kept:
+                raise UsageError("there is no conversation to go on with yet; start one without --continue.")
+            repl.resume(kept[0])
         code = repl.run()
     sys.exit(code)
+
+
+def _keeper(plan: Plan, session: Session, conversation: Conversation, terminal: Terminal) -> Keeper:
+    engine = session.engine_info
+    model = _fingerprint(plan.session.model_path)
+    identity = {
+        "model": model,
+        "mtp_model": _fingerprint(plan.session.mtp_path) if plan.session.mtp_path else "",
+        "engine": " ".join((engine["source_sha256"], engine["patches_sha256"], engine["backend"])),
+        "drafts": "yes" if session.limits.max_depth else "no",
+    }
+    about = {"fingerprint": model, "path": str(plan.session.model_path)}
+    return Keeper(Store.default(), session, conversation, about, identity, terminal.note)
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        return fingerprint(path)
+    except OSError:
+        return str(path)

@@ -24,7 +24,7 @@ from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import KNOWN, parse_policy
 from entmtp_local.speculative.protocol import Policy
-from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
+from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults, parse_bias
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
 
 DEFAULT_N_CTX = 4096
@@ -96,16 +96,10 @@ class Plan:
 
 
 def _parse_biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
-    """TOKEN+BIAS or TOKEN-BIAS, as llama.cpp writes it."""
-    biases = []
-    for value in values:
-        match = re.fullmatch(r"\s*(\d+)([+-])(\d+(?:\.\d*)?|\.\d+|inf)\s*", value)
-        if match is None:
-            wanted = "a token id, + or -, and a number, such as 1234-5 or 1234-inf"
-            raise click.BadParameter(f"{value!r} is not {wanted}.", ctx, param)
-        token, sign, size = match.groups()
-        biases.append((int(token), float(sign + size)))
-    return tuple(biases)
+    try:
+        return tuple(parse_bias(value) for value in values)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -306,6 +300,14 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
     return policy
+
+
+def plain_step(plan: Plan, session: Session, policy: Policy) -> float | None:
+    """Seconds of a step that drafts nothing, as the profile has them; None where the policy needs no profile."""
+    if not policy.needs_profile:
+        return None
+    costs = profile_for(session, plan.session, plan.info, plan.profile, lambda _: None).costs
+    return costs.verify_seconds(1) + costs.step
 
 
 def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:

@@ -361,12 +361,7 @@ class Session:
 
     def _keep_prefix(self, prompt: Sequence[int]) -> int:
         """Cut both contexts back to what they share with the prompt; at least one token is left to compute."""
-        common = 0
-        for ours, theirs in zip(self._tokens, prompt, strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        common = min(common, len(prompt) - 1)
+        common = min(self._common(prompt), len(prompt) - 1)
         if common == len(self._tokens) and (self._has_row or not self._ctx_mtp):
             return common if self._truncate_mtp(common) else self._forget()
         # Inside the kept part the hidden row that the MTP head pairs with the next token is gone: compute its token again.
@@ -375,6 +370,10 @@ class Session:
             return self._forget()
         del self._tokens[n_target:]
         return n_target
+
+    def _common(self, prompt: Sequence[int]) -> int:
+        pairs = enumerate(zip(self._tokens, prompt, strict=False))
+        return next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(self._tokens), len(prompt)))
 
     def _cut(self, n_past: int) -> int:
         """Cut the target back to so many tokens, or to the last checkpoint before; how many they are, 0 = it cannot be done."""
@@ -394,12 +393,27 @@ class Session:
 
     @property
     def needs_checkpoints(self) -> bool:
-        """Whether going back in the text takes a checkpoint, or reading all of it again."""
+        """Whether going back in the text takes a checkpoint, or computing all of it again."""
         return self._checkpoints is not None
 
     def checkpoint(self) -> bool:
         """Note the committed tokens as a place that prompts to come will share. False: it cannot be."""
         return self._checkpoints is None or (self.n_past > 0 and self._checkpoints.take(self.n_past))
+
+    def read_ahead(self, prompt: Sequence[int], n: int, stop: Callable[[], bool]) -> int:
+        """Compute the first n tokens of a prompt and note the place, where that is needed to come back to it.
+
+        Returns: tokens computed.
+        Raises: as `prefill`.
+        """
+        if self._checkpoints is None or n <= 0:
+            return 0
+        if n in self._checkpoints.positions and self._common(prompt) > n:
+            return 0  # read and noted already: computing its last token again would lose the place
+        computed = self.prefill(prompt[:n], stop)
+        if self.n_past == n:
+            self.checkpoint()
+        return computed
 
     def state(self) -> State | None:
         """What the contexts hold, to be loaded into a session of the same model and build; None where the engine gives none.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -125,6 +126,18 @@ class SamplingOptions:
         if self.seed is not None:
             return self
         return replace(self, seed=secrets.randbelow(MAX_SEED + 1))
+
+
+def parse_bias(text: str) -> tuple[int, float]:
+    """TOKEN+BIAS or TOKEN-BIAS, as llama.cpp writes it.
+
+    Raises: UsageError naming what is wanted.
+    """
+    match = re.fullmatch(r"\s*(\d{1,10})([+-])(\d+(?:\.\d*)?|\.\d+|inf)\s*", text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a token id, + or -, and a number, such as 1234-5 or 1234-inf.")
+    token, sign, size = match.groups()
+    return int(token), float(sign + size)
 
 
 def model_defaults(sampling: Mapping[str, object]) -> dict[str, int | float]:

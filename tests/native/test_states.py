@@ -24,9 +24,9 @@ IDENTITY = {"model": "m", "engine": "e"}
 @pytest.mark.parametrize("kind", KINDS)
 def test_going_back_to_a_checkpoint_computes_only_what_follows_it(tiny: Path, kind: str, policy: str) -> None:
     with open_session(tiny, kind, policy) as session:
-        session.prefill(PROMPT, lambda: False)
-        assert session.checkpoint()
+        assert session.read_ahead(PROMPT, len(PROMPT), lambda: False) == (len(PROMPT) if session.needs_checkpoints else 0)
         first, _ = run(session, [*PROMPT, 30, 31], policy, 25)
+        assert session.read_ahead([*PROMPT, 30, 31], len(PROMPT), lambda: False) == 0, "the place is noted already"
         # the same question again, then another one, then one that leaves the first prompt earlier than the checkpoint
         again, _ = run(session, [*PROMPT, 30, 31], policy, 25)
         assert again.tokens == first.tokens and again.stats.n_prefilled <= 2

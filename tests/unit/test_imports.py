@@ -19,7 +19,7 @@ ALLOWED = {
     "speculative": {"errors", "files", "speculative"},
     "native": {"errors", "files", "speculative", "native"},
     "engine": {"errors", "speculative"},
-    "chat": {"errors", "speculative", "native", "engine", "chat"},
+    "chat": {"errors", "files", "plots", "speculative", "native", "engine", "chat"},
     "bench": {"errors", "files", "plots", "speculative", "native", "engine", "bench"},
     "calibration": {"errors", "files", "plots", "speculative", "native", "engine", "chat", "bench", "calibration"},
     "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "cli"},

@@ -100,11 +100,11 @@ class Terminal:
 
 
 @pytest.fixture
-def dialogue() -> Iterator[Dialogue]:
+def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
     opened: list[Terminal] = []
 
     def start(*arguments: str, **environment: str) -> Terminal:
-        opened.append(Terminal(list(arguments), environment))
+        opened.append(Terminal(list(arguments), {"XDG_DATA_HOME": str(tmp_path), **environment}))
         return opened[-1]
 
     yield start

@@ -1,0 +1,244 @@
+"""One question and its answer: the prompt, room for it, the stream, what is shown meanwhile, what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from entmtp_local.chat.conversation import Conversation, Prompt
+from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.chat.progress import ReadingProgress
+from entmtp_local.chat.reasoning import ReasoningSplitter, opens_reasoning
+from entmtp_local.chat.settings import Settings
+from entmtp_local.chat.store import Journal
+from entmtp_local.chat.stream import TextStream
+from entmtp_local.chat.terminal import Terminal
+from entmtp_local.chat.trace import tokens_of
+from entmtp_local.chat.trace_view import TraceView
+from entmtp_local.chat.views import MarkdownView, PlainView, View
+from entmtp_local.engine import Generation, Stats, Step, generate
+from entmtp_local.errors import ContextFullError
+from entmtp_local.native.session import Session
+from entmtp_local.speculative.copying import CopyDrafter
+from entmtp_local.speculative.sampling import MAX_SEED
+
+#: Tokens of the context that are to be free for an answer before the oldest turns are dropped, where that is not most of it.
+N_ANSWER = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a question.
+
+    Args:
+        text: all of it, reasoning included.
+        finish_reason: as of a Generation.
+        stats: of all its parts, where turns were dropped meanwhile.
+        steps: all of them.
+        n_interrupts: how often Ctrl-C was pressed.
+        n_dropped: turns that were dropped to make room.
+        policy: that of its drafts.
+    """
+
+    text: str
+    finish_reason: str
+    stats: Stats
+    steps: tuple[Step, ...]
+    n_interrupts: int
+    n_dropped: int
+    policy: str
+
+
+class Answerer:
+    """Asks a session, and shows what it says.
+
+    Args:
+        session: the open session.
+        conversation: grows by what is answered.
+        settings: as they are at each question.
+        stop_texts: the answer ends before the first of these.
+        terminal: where to show it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        conversation: Conversation,
+        settings: Settings,
+        stop_texts: tuple[str, ...],
+        terminal: Terminal,
+    ) -> None:
+        self._session, self._conversation, self._settings = session, conversation, settings
+        self._stop_texts, self._terminal = stop_texts, terminal
+        self._copies = CopyDrafter()
+        self.traces = False  # entropies are wanted although they are not shown
+
+    def answer(self, question: str, journal: Journal | None) -> Answer:
+        """Answer a question.
+
+        Args:
+            journal: is told what is shown.
+        Raises: ModelFileError where the template refuses; ContextFullError where there is no room for the question;
+            EngineError where a pass fails. The conversation has not grown then.
+        """
+        conversation, settings = self._conversation, self._settings
+        prompt, n_dropped = self._fitting(question, 0)
+        text = TextStream(self._stop_texts)
+        show = _Show(self._terminal, settings, self._session, opens_reasoning(prompt.text), journal)
+        # in pieces, where turns are dropped while the answer goes on
+        tokens: list[int] = []
+        steps: list[Step] = []
+        stats = Stats()
+        sampling = settings.sampling.with_seed()
+        with Interrupt() as interrupt, self._terminal.quiet_keys():
+            while True:
+                progress = ReadingProgress(self._terminal)
+
+                def stop(progress: ReadingProgress = progress, n: int = len(prompt.ids) + len(tokens)) -> bool:
+                    progress.show(self._session.n_past, n)
+                    return interrupt() or text.stopped
+
+                ids = (*prompt.ids, *tokens)
+                n_read, seconds = self._read_ahead(prompt, stop)
+                with self._session.new_sampler(sampling) as sampler:
+                    generation = generate(
+                        self._session,
+                        ids,
+                        policy=settings.policy,
+                        rule=settings.rule,
+                        sampler=sampler,
+                        max_tokens=(settings.max_tokens or self._session.n_ctx) - len(tokens),
+                        stop=stop,
+                        copies=self._copies if settings.copy else None,
+                        entropies=settings.trace or self.traces,
+                    )
+                    try:
+                        for step in generation:
+                            progress.end()
+                            steps.append(step)
+                            show.step(step, text)
+                    except BaseException:
+                        progress.end()
+                        show.finish(text)
+                        raise
+                tokens += generation.tokens
+                generation.stats.n_prefilled += n_read
+                generation.stats.seconds["prefill"] += seconds
+                stats.join(generation.stats)
+                stats.n_prompt = stats.n_prompt if steps else len(ids)
+                if not self._goes_on(generation):
+                    break
+                try:
+                    prompt, n_more = self._fitting(question, len(tokens))
+                except ContextFullError:
+                    break
+                if not n_more:
+                    break
+                n_dropped += n_more
+                sampling = replace(sampling, seed=((sampling.seed or 0) + 1) % MAX_SEED)
+        show.finish(text)
+        # Stopped before the first token: as if it had not been asked.
+        if tokens:
+            conversation.answered(prompt, text.text, None if text.stopped else tokens)
+            self._session.checkpoint()
+        return Answer(
+            text.text, generation.finish_reason, stats, tuple(steps), interrupt.count, n_dropped, generation.policy.name
+        )
+
+    def _goes_on(self, generation: Generation) -> bool:
+        # a grammar would begin anew in the middle of the text
+        return (
+            generation.finish_reason == "context"
+            and self._settings.overflow == "drop"
+            and not self._settings.sampling.constrained
+        )
+
+    def _fitting(self, question: str, n_said: int) -> tuple[Prompt, int]:
+        """The prompt with the oldest turns dropped until there is room, and how many were.
+
+        Args:
+            n_said: tokens of the answer that there are already.
+        Raises: ContextFullError, with the prompt's tokens in it, where there is none; no turns are dropped then.
+        """
+        conversation, n_ctx = self._conversation, self._session.n_ctx
+        before, n = conversation.n_dropped, 0
+        prompt = conversation.ask(question)
+        room = min(N_ANSWER, n_ctx // 4) if self._settings.overflow == "drop" else 1
+        # a single question may leave less room than that
+        while len(prompt.ids) + n_said + room > n_ctx:
+            if self._settings.overflow != "drop" or not conversation.drop_oldest():
+                break
+            n += 1
+            prompt = conversation.ask(question)
+        if len(prompt.ids) + n_said >= n_ctx:
+            conversation.n_dropped = before
+            raise ContextFullError(str(len(prompt.ids)))
+        return prompt, n
+
+    def _read_ahead(self, prompt: Prompt, stop: Callable[[], bool]) -> tuple[int, float]:
+        """Read what the prompts to come share with this one, and note the place; tokens computed, seconds."""
+        if not self._session.needs_checkpoints:
+            return 0, 0.0
+        # with a head, what is after a place has to have a token that stays, and the prompt's last token is always computed
+        n_stable = min(self._conversation.stable(prompt), len(prompt.ids) - 2)
+        begin = perf_counter()
+        return self._session.read_ahead(prompt.ids, n_stable, stop), perf_counter() - begin
+
+
+class _Show:
+    """Gives each step's text to the view that the settings ask for, and to the journal."""
+
+    def __init__(self, terminal: Terminal, settings: Settings, session: Session, inside: bool, journal: Journal | None) -> None:
+        self._session, self._journal = session, journal
+        self._trace = TraceView(terminal) if settings.trace else None
+        self._view: View
+        shows = not settings.hides_thinking
+        if terminal.can_move and settings.markdown:
+            self._view = MarkdownView(terminal, shows_reasoning=shows)
+        else:
+            self._view = PlainView(terminal, shows_reasoning=shows)
+        # in a pipe the text is the model's, tags included, unless part of it is not wanted
+        splits = terminal.stdout.isatty() or settings.hides_thinking
+        self._splitter = ReasoningSplitter(inside=inside) if splits else None
+
+    def step(self, step: Step, text: TextStream) -> None:
+        for token in step.tokens:
+            # Special tokens are spelled out, so that the history reads back as the same tokens.
+            self._feed(text.feed(self._piece(token)))
+        if self._trace is not None:
+            self._trace.add(tokens_of(step, self._piece))
+            self._trace.tick()
+        else:
+            self._view.tick()
+
+    def finish(self, text: TextStream) -> None:
+        self._feed(text.finish())
+        if self._trace is not None:
+            self._trace.finish()
+            return
+        if self._splitter is not None:
+            for is_reasoning, part in self._splitter.finish():
+                (self._view.reason if is_reasoning else self._view.feed)(part)
+        self._view.finish()
+
+    def _piece(self, token: int) -> bytes:
+        return self._session.piece(token, special=True)
+
+    def _feed(self, shown: str) -> None:
+        if not shown:
+            return
+        if self._journal is not None:
+            self._journal.add(shown)
+        if self._splitter is None:
+            self._view.feed(shown)
+            return
+        for is_reasoning, part in self._splitter.feed(shown):
+            (self._view.reason if is_reasoning else self._view.feed)(part)
+
+
+def without_reasoning(text: str, *, inside: bool) -> str:
+    """The answer itself."""
+    splitter = ReasoningSplitter(inside=inside and "</think>" in text)
+    parts = [*splitter.feed(text), *splitter.finish()]
+    return "".join(part for is_reasoning, part in parts if not is_reasoning).strip("\n")

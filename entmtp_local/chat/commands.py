@@ -1,0 +1,351 @@
+"""The commands of the chat: a table, and what each does."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entmtp_local.chat.answer import without_reasoning
+from entmtp_local.chat.clipboard import copy
+from entmtp_local.chat.settings import THINKING
+from entmtp_local.chat.stream import stats_line
+from entmtp_local.chat.trace import tokens_of
+from entmtp_local.chat.trace_view import TraceView
+from entmtp_local.errors import UsageError
+from entmtp_local.speculative.policy import parse_policy
+
+if TYPE_CHECKING:
+    from entmtp_local.chat.keeping import Keeper
+    from entmtp_local.chat.repl import Repl
+
+_MAX_FILE = 4 << 20  # bytes; no context holds as much
+PATHS = "paths"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the model.
+
+    Args:
+        question: what.
+        snapshot: the conversation that comes back where nothing is answered.
+    """
+
+    question: str
+    snapshot: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Let the user change a question, and ask it in place of the last one."""
+
+    question: str
+
+
+class Leave:
+    """Leave the chat."""
+
+
+Action = Ask | Edit | Leave | None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Args:
+        usage: its arguments, as help shows them.
+        help: one line.
+        run: does it, given what stands behind its name. Raises EntMTPError where it cannot.
+        complete: what its argument may be; PATHS for files.
+    """
+
+    usage: str
+    help: str
+    run: Callable[[Repl, str], Action]
+    complete: Callable[[Repl], Iterable[str] | str] = lambda _: ()
+
+
+def help_text(width: int) -> str:
+    """All commands, one line each, or two where there is no room."""
+    rows = [(f"/{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()]
+    rows += [
+        ("Ctrl-C", "stops the answer; what was said so far stays. Clears the line, and leaves where there is none."),
+        ("Ctrl-D", "leaves."),
+        ('"""', "begins a message of several lines, and ends it; Alt-Enter starts a new line in any."),
+    ]
+    left = max(len(usage) for usage, _ in rows)
+    if width < left + 40:
+        return "\n".join(f"{usage}\n    {text}" for usage, text in rows)
+    return "\n".join(f"{usage:<{left}}  {text}" for usage, text in rows)
+
+
+def _help(chat: Repl, argument: str) -> Action:
+    chat.terminal.note(help_text(chat.terminal.size[0]))
+    return None
+
+
+def _exit(chat: Repl, argument: str) -> Action:
+    return Leave()
+
+
+def _clear(chat: Repl, argument: str) -> Action:
+    chat.conversation.clear()
+    chat.attached.clear()
+    if chat.keeper is not None:
+        chat.keeper.new()
+    chat.say("(a new conversation)")
+    return None
+
+
+def _regen(chat: Repl, argument: str) -> Action:
+    snapshot = chat.conversation.as_json()
+    question = chat.conversation.undo()
+    if question is None:
+        raise UsageError("there is no answer to give again.")
+    return Ask(question, snapshot)
+
+
+def _undo(chat: Repl, argument: str) -> Action:
+    question = chat.conversation.undo()
+    if question is None:
+        raise UsageError("there is nothing to take back.")
+    chat.keep()
+    chat.say(f"(taken back: {_short(question)})")
+    return None
+
+
+def _edit(chat: Repl, argument: str) -> Action:
+    messages = chat.conversation.messages
+    if not messages:
+        raise UsageError("there is no question to change.")
+    if not argument:
+        if not chat.terminal.interactive:
+            raise UsageError("in a pipe /edit needs the new question: /edit TEXT.")
+        return Edit(messages[-2]["content"])
+    snapshot = chat.conversation.as_json()
+    chat.conversation.undo()
+    return Ask(argument, snapshot)
+
+
+def _system(chat: Repl, argument: str) -> Action:
+    conversation = chat.conversation
+    if argument:
+        before, conversation.system = conversation.system, None if argument == "none" else argument
+        try:
+            conversation.ask("?")
+        except Exception:
+            conversation.system = before
+            raise
+        chat.keep()
+    chat.say(f"(system message: {_short(conversation.system) if conversation.system else 'none'})")
+    return None
+
+
+def _set(chat: Repl, argument: str) -> Action:
+    name, _, value = argument.partition(" ")
+    settings = chat.settings
+    if not argument:
+        chat.terminal.note("\n".join(f"{each:<20} {settings.shown(each)}" for each in settings.names()))
+        return None
+    if name.removeprefix("--") == "policy":
+        return _policy(chat, value.strip())
+    if value.strip():
+        settings.change(name, value.strip(), chat.check_grammar)
+        if name.endswith("draft-vocab"):
+            chat.session.set_draft_vocab(settings.draft_vocab)
+    name = name.lower().removeprefix("--").replace("_", "-")
+    if name not in settings.names():
+        raise UsageError(f"there is no setting {name}; known are {', '.join(settings.names())}, and /policy.")
+    chat.say(f"({name} {settings.shown(name)})")
+    return None
+
+
+def _policy(chat: Repl, argument: str) -> Action:
+    if argument:
+        wanted = parse_policy(argument)
+        limits = chat.session.limits
+        if wanted.max_depth > 0 and limits.max_depth == 0:
+            why = limits.reason or "the model was loaded without its MTP head"
+            raise UsageError(f"nothing can be drafted: {why}. Start again with --policy {argument}, where there is a head.")
+        policy = wanted.within(limits)
+        if policy.max_nodes > limits.max_nodes > 0:
+            raise UsageError(f"{argument} drafts more than this session has room for: start again with --policy {argument}.")
+        chat.settings.policy, chat.settings.plain_step = chat.ready(wanted)
+    chat.say(f"(policy {chat.settings.policy.name})")
+    return None
+
+
+def _think(chat: Repl, argument: str) -> Action:
+    conversation, settings = chat.conversation, chat.settings
+    if argument:
+        if argument not in THINKING:
+            raise UsageError(f"/think takes {', '.join(THINKING)}, not {argument}.")
+        if argument != "hide" and not chat.has_thinking:
+            chat.say("(this model's chat template has no switch for thinking; only /think hide changes something)")
+        settings.hides_thinking = argument == "hide"
+        # hidden reasoning is reasoning that is wanted, unless it was switched off
+        conversation.thinking = argument == "on" if argument != "hide" else conversation.thinking
+        chat.keep()
+    asked = {None: "as the template has it", True: "on", False: "off"}[conversation.thinking]
+    chat.say(f"(thinking {asked}{', not shown' if settings.hides_thinking else ''})")
+    return None
+
+
+def _read(chat: Repl, argument: str) -> Action:
+    path, question = _file_and_rest(argument)
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise UsageError(f"{path} has more than {_MAX_FILE >> 20} MiB, which no context holds.")
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text; convert it first, for instance with iconv.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    chat.attached.append(f"{path.name}:\n{fence}\n{text.rstrip()}\n{fence}")
+    if question:
+        return Ask(question)
+    chat.say(f"({path.name}, {len(text.split())} words, goes with your next message)")
+    return None
+
+
+def _file_and_rest(argument: str) -> tuple[Path, str]:
+    """FILE or FILE QUESTION; a name with blanks in it stands alone or in quotation marks."""
+    if not argument:
+        raise UsageError("/read needs the name of a file.")
+    whole = Path(argument).expanduser()
+    try:
+        if whole.is_file():
+            return whole, ""
+        if argument[0] in "'\"":
+            name = shlex.split(argument)[0]
+            return Path(name).expanduser(), argument[len(name) + 2 :].strip()
+    except (OSError, ValueError, IndexError):
+        pass
+    name, _, rest = argument.partition(" ")
+    return Path(name).expanduser(), rest.strip()
+
+
+def _save(chat: Repl, argument: str) -> Action:
+    keeper = _keeper(chat)
+    keeper.rename(argument or keeper.name)
+    keeper.leave()
+    chat.say(f"(saved as {keeper.name})")
+    return None
+
+
+def _load(chat: Repl, argument: str) -> Action:
+    keeper = _keeper(chat)
+    if not argument:
+        raise UsageError("/load needs the name of a conversation; /sessions lists them.")
+    if argument != keeper.name:
+        keeper.leave()
+    chat.resume(argument)
+    return None
+
+
+def _sessions(chat: Repl, argument: str) -> Action:
+    keeper = _keeper(chat)
+    names = keeper.store.names()
+    if not names:
+        chat.terminal.note("(no conversation has been kept yet)")
+    left = max((len(name) for name in names), default=0)
+    for name in names:
+        mark = "*" if name == keeper.name else " "
+        try:
+            kept = keeper.store.load(name)
+        except Exception as error:  # one that cannot be read is listed all the same
+            chat.terminal.note(f"{mark} {name:<{left}}  {str(error).split('.')[0]}")
+            continue
+        when = f"{datetime.fromtimestamp(kept.updated):%Y-%m-%d %H:%M}" if kept.updated else "cut off"
+        chat.terminal.note(f"{mark} {name:<{left}}  {when}  {kept.n_turns:>3} questions  {kept.title}")
+    return None
+
+
+def _keeper(chat: Repl) -> Keeper:
+    if chat.keeper is None:
+        raise UsageError("conversations are not kept here: start the chat on a terminal, without --no-save.")
+    return chat.keeper
+
+
+def _stats(chat: Repl, argument: str) -> Action:
+    if chat.last is None:
+        raise UsageError("there are no figures yet: nothing has been answered.")
+    stats, total, settings = chat.last.stats, chat.total, chat.settings
+    chat.terminal.note(f"last answer: {stats_line(stats, settings.rule, settings.plain_step)}")
+    if chat.n_answers > 1:
+        chat.terminal.note(f"{chat.n_answers} answers: {stats_line(total, settings.rule, settings.plain_step)}")
+    chat.terminal.note(
+        f"prompt: {stats.n_prompt} tokens, {stats.n_prefilled} of them read in {stats.seconds['prefill']:.2f} s; "
+        f"context: {chat.session.n_past} of {chat.session.n_ctx} tokens"
+    )
+    if stats.n_nodes:
+        depths = ", ".join(str(n) for n in stats.accepted_per_depth)
+        chat.terminal.note(
+            f"accepted at each depth: {depths}; siblings {stats.sibling_hits}, copied {stats.copied_hits} of {stats.n_copied}"
+        )
+        parts = ", ".join(f"{part} {stats.seconds[part]:.2f}" for part in ("draft", "verify", "accept", "commit", "schedule"))
+        chat.terminal.note(f"seconds: {parts}")
+    return None
+
+
+def _trace(chat: Repl, argument: str) -> Action:
+    if argument in ("on", "off"):
+        chat.settings.trace = argument == "on"
+        chat.say(f"(trace {argument})")
+    elif argument:
+        raise UsageError(f"/trace takes on or off, or nothing for the last answer, not {argument}.")
+    elif chat.last is None:
+        raise UsageError("there is nothing to trace yet; /trace on shows it with each answer.")
+    else:
+        view = TraceView(chat.terminal)
+        for step in chat.last.steps:
+            view.add(tokens_of(step, lambda token: chat.session.piece(token, special=True)))
+        view.finish()
+    return None
+
+
+def _copy(chat: Repl, argument: str) -> Action:
+    messages = chat.conversation.messages
+    if not messages:
+        raise UsageError("there is no answer to copy.")
+    text = without_reasoning(messages[-1]["content"], inside=True)
+    chat.say(f"({copy(text, chat.terminal)})")
+    return None
+
+
+def _short(text: str, n: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= n else line[: n - 1] + "…"
+
+
+_POLICIES = ("off", "throughput", "chain:3", "entmtp", "entropy-chain", "tree:narrow", "tree:wide")
+
+COMMANDS: dict[str, Command] = {
+    "help": Command("", "shows this.", _help),
+    "exit": Command("", "leaves.", _exit),
+    "clear": Command("", "starts a new conversation.", _clear),
+    "regen": Command("", "answers the last question again.", _regen),
+    "undo": Command("", "takes the last question and its answer back.", _undo),
+    "edit": Command("[TEXT]", "changes the last question and asks it again.", _edit),
+    "system": Command("[TEXT]", "tells the model who it is; none for nothing.", _system, lambda _: ("none",)),
+    "set": Command("[NAME VALUE]", "shows or changes how answers are sampled and shown.", _set, lambda c: c.settings.names()),
+    "policy": Command("[NAME]", "shows or changes what is drafted.", _policy, lambda _: _POLICIES),
+    "think": Command("on|off|hide", "asks for reasoning, asks for none, or does not show it.", _think, lambda _: THINKING),
+    "read": Command("FILE [TEXT]", "puts a file before your next message, or before TEXT.", _read, lambda _: PATHS),
+    "save": Command("[NAME]", "names the conversation; it is kept anyway.", _save),
+    "load": Command("NAME", "goes on with another conversation.", _load, lambda c: c.keeper.store.names() if c.keeper else ()),
+    "sessions": Command("", "lists the conversations that are kept.", _sessions),
+    "stats": Command("", "shows the figures of the last answer and of all.", _stats),
+    "trace": Command(
+        "[on|off]", "shows how each token came, of the last answer or from now on.", _trace, lambda _: ("on", "off")
+    ),
+    "copy": Command("", "puts the last answer into the clipboard.", _copy),
+}

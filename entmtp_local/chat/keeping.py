@@ -1,0 +1,154 @@
+"""Keeps the conversation that is going on: transcript after every answer, the model's state when it is left.
+
+Whatever cannot be kept is told once and never ends the chat.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+
+from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.store import Journal, Store, Transcript, check_name, new_name
+from entmtp_local.errors import EntMTPError, StateError, TranscriptError, UsageError
+from entmtp_local.native.session import Session
+from entmtp_local.native.state_file import load_state, save_state
+
+#: A shorter conversation is read again in no time.
+MIN_TOKENS = 256
+
+
+class Keeper:
+    """The kept side of a conversation.
+
+    Args:
+        store: where.
+        session, conversation: what is kept.
+        model: of transcripts: `fingerprint` says whose ids they hold.
+        identity: what a state file holds for.
+        note: tells the user.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        session: Session,
+        conversation: Conversation,
+        model: Mapping[str, str],
+        identity: Mapping[str, str],
+        note: Callable[[str], None],
+    ) -> None:
+        self.store = store
+        self._session, self._conversation = session, conversation
+        self._model, self._identity, self._note = dict(model), dict(identity), note
+        self._failed = False
+        self.new()
+
+    @property
+    def name(self) -> str:
+        return self._transcript.name
+
+    def new(self) -> None:
+        """From now on it is another conversation."""
+        self._transcript = Transcript(new_name(), self._conversation.as_json(), self._model)
+        self._is_named = False
+
+    def journal(self, question: str) -> Journal | None:
+        """Where an answer is noted while it is streamed."""
+        try:
+            return self.store.journal(self.name, question)
+        except OSError as error:
+            self._fail(error)
+            return None
+
+    def save(self) -> bool:
+        """Replace the transcript, where there is something in it or on the disc."""
+        transcript = self._transcript
+        transcript.content = self._conversation.as_json()
+        if not transcript.n_turns and not self.store.path(self.name).exists():
+            return False
+        transcript.model = self._model
+        try:
+            self.store.save(transcript)
+        except OSError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _fail(self, error: OSError) -> None:
+        if not self._failed:
+            self._note(f"(the conversation cannot be kept in {self.store.folder}: {error.strerror or error})")
+        self._failed = True
+
+    def rename(self, name: str) -> None:
+        """Give the conversation a name of the user's.
+
+        Raises: UsageError where it cannot be one or is another conversation's, or where nothing can be kept.
+        """
+        if check_name(name) == self.name:
+            self.save()
+            return
+        if name in self.store.names():
+            raise UsageError(f"there is a conversation {name} already; /load {name} goes on with it, or choose another name.")
+        before, was_named = self.name, self._is_named
+        self._transcript.name = name
+        self.store.make()
+        if not self.save():
+            self._transcript.name = before
+            raise UsageError("there is nothing to save yet.")
+        self._is_named = True
+        if not was_named:
+            for path in (self.store.path(before), self.store.state_path(before)):
+                path.unlink(missing_ok=True)
+
+    def open(self, name: str) -> Transcript:
+        """Go on with a conversation that was kept, from the model's state where that still holds.
+
+        Raises: UsageError where there is none of that name, TranscriptError where it cannot be read; nothing has changed then.
+        """
+        transcript = self.store.load(name)
+        same = transcript.model.get("fingerprint") == self._model.get("fingerprint")
+        try:
+            self._conversation.load(transcript.content, ids=same)
+        except TranscriptError as error:
+            raise TranscriptError(f"the conversation {self.store.path(name)} is damaged: {error}.") from None
+        self._transcript, self._is_named = transcript, True
+        if transcript.cut:
+            self.save()
+        if not same and transcript.n_turns:
+            self._note("(another model had this conversation; this one reads it anew)")
+        self._load_state(name)
+        return transcript
+
+    def _load_state(self, name: str) -> None:
+        path = self.store.state_path(name)
+        if not path.exists():
+            return
+        try:
+            self._session.load_state(load_state(path, self._identity))
+        except StateError as error:
+            self._note(f"({str(error).removesuffix('.')}; the text is read again)")
+
+    def leave(self) -> None:
+        """Keep the model's state beside the transcript, where reading it again would take a while."""
+        session = self._session
+        if not self.save() or session.n_past < MIN_TOKENS:
+            return
+        try:
+            ids = self._conversation.closed()
+            n = len(ids)
+            # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
+            if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
+                session.prefill(ids[:-1], lambda: False)
+                session.checkpoint()
+                session.prefill(ids, lambda: False)
+            state = session.state()
+            if state is None or shutil.disk_usage(self.store.folder).free < 2 * state.n_bytes:
+                return
+            save_state(self.store.state_path(self.name), state, self._identity)
+            self.store.forget_old_states()
+        except OSError as error:
+            self._fail(error)
+        except (EntMTPError, KeyboardInterrupt):
+            # the transcript is there, and that is enough
+            return

@@ -1,0 +1,84 @@
+"""One block of Markdown as rows of a terminal, drawn by rich."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.text import Text
+
+from entmtp_local.chat.blocks import Block
+from entmtp_local.chat.code import code_rows
+
+# What a model writes between < and > is text: List<String> is no HTML.
+_PARSER = MarkdownIt().enable("strikethrough").enable("table").disable(["html_inline", "html_block"])
+_END = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
+
+
+class _Code(CodeBlock):
+    """Of an item of a list. Without a frame and a background, so that what is copied is the code."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = code_rows(str(self.text).removesuffix("\n"), self.lexer_name, options.max_width, colored=not console.no_color)
+        yield Text.from_ansi("\n".join(rows))
+
+
+class _Heading(Heading):
+    LEVEL_ALIGN: ClassVar = {}
+
+
+class _Markdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "fence": _Code,
+        "code_block": _Code,
+        "heading_open": _Heading,
+    }
+
+    def __init__(self, source: str) -> None:
+        super().__init__("", hyperlinks=False)
+        self.markup = source
+        self.parsed = _PARSER.parse(source)
+        for token in self.parsed:
+            for child in token.children or ():
+                # lines that a model ends are meant to end
+                if child.type == "softbreak":
+                    child.type = "hardbreak"
+
+
+class Painter:
+    """Draws blocks for a terminal.
+
+    Args:
+        colored: colours are wanted; bold and the like always are.
+    """
+
+    def __init__(self, *, colored: bool) -> None:
+        self._console = Console(file=StringIO(), force_terminal=True, no_color=not colored, highlight=False, legacy_windows=False)
+
+    def rows(self, block: Block, width: int) -> list[str]:
+        """The rows of a block, an empty one first where there is a gap before it."""
+        indent = min(block.indent, width // 2)
+        width = max(1, width - indent)
+        if block.code is not None:
+            rows = code_rows(*block.code, width, colored=not self._console.no_color)
+        else:
+            self._console.width = width
+            with self._console.capture() as capture:
+                self._console.print(_Markdown(block.source))
+            rows = [_stripped(row) for row in capture.get().split("\n")]
+            while rows and not rows[-1]:
+                rows.pop()
+            while rows and not rows[0]:
+                rows.pop(0)
+        return [*([""] if block.gap else []), *(" " * indent + row for row in rows)]
+
+
+def _stripped(row: str) -> str:
+    """Without the blanks at the end, which would wrap when the window is made smaller."""
+    bare = _END.sub("", row)
+    return bare + "\x1b[0m" if "\x1b" in bare else bare
