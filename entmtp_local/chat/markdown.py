@@ -10,12 +10,16 @@ from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
 from rich.text import Text
+from rich.theme import Theme
 
 from entmtp_local.chat.blocks import Block
 from entmtp_local.chat.code import code_rows
+from entmtp_local.chat.wrapping import wrap
 
 # What a model writes between < and > is text: List<String> is no HTML.
 _PARSER = MarkdownIt().enable("strikethrough").enable("table").disable(["html_inline", "html_block"])
+# rich's own has black behind code, which is a bar on a light terminal
+_THEME = Theme({"markdown.code": "cyan"})
 _END = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
 
 
@@ -58,7 +62,9 @@ class Painter:
     """
 
     def __init__(self, *, colored: bool) -> None:
-        self._console = Console(file=StringIO(), force_terminal=True, no_color=not colored, highlight=False, legacy_windows=False)
+        self._console = Console(
+            file=StringIO(), force_terminal=True, no_color=not colored, highlight=False, legacy_windows=False, theme=_THEME
+        )
 
     def rows(self, block: Block, width: int) -> list[str]:
         """The rows of a block, an empty one first where there is a gap before it."""
@@ -75,6 +81,8 @@ class Painter:
                 rows.pop()
             while rows and not rows[0]:
                 rows.pop(0)
+        # rich draws nothing of some elements where there is no room for them
+        rows = rows or wrap(block.source, width)
         return [*([""] if block.gap else []), *(" " * indent + row for row in rows)]
 
 

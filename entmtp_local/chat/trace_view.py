@@ -74,7 +74,7 @@ class TraceView:
             begin = "\r" * (self._n_open >= 0) + "\x1b[1A" * (self._n_open > 0)
             end = "\x1b[K"
         above = "".join(_number(each).ljust(self._width(each)) for each in self._cells).rstrip()
-        below = "".join(self._token(each) for each in self._cells)
+        below = "".join(self._token(each) for each in self._cells).rstrip(" ")
         return begin + (f"{above}{end}\n" if self._has_numbers() else "") + below + end
 
     def _token(self, each: TokenTrace) -> str:

@@ -151,11 +151,19 @@ class MarkdownView:
                 finished += self._splitter.finish()
             if finished:
                 out += self._erase() + self._paint(finished, width)
-            out += self._tail(width, now)
-            while self._n_above >= max(4, height - 2):
-                # no block is drawn anew that has begun to leave the screen
-                out += self._erase() + self._paint(self._splitter.cut(), width) + self._append(width)
+            out += self._fitting_tail(width, max(4, height - 2), now)
         self._terminal.draw(out)
+
+    def _fitting_tail(self, width: int, most: int, now: float) -> str:
+        """The unfinished block, less what of it has to be finished because no row that has left the screen can be drawn anew."""
+        out = ""
+        while True:
+            before = self._n_above, self._last, self._drawn, self._shown
+            tail = self._tail(width, now)
+            if self._n_above < most:
+                return out + tail
+            self._n_above, self._last, self._drawn, self._shown = before
+            out += self._erase() + self._paint(self._splitter.cut(), width)
 
     def _room(self) -> tuple[int, int]:
         """Columns and rows to draw in. The last column stays free: a row that fills it has no place for the cursor after it."""
@@ -197,7 +205,7 @@ class MarkdownView:
         if tail is None:
             return ""
         if not self._drawn or not tail.source.startswith(self._shown):
-            out, new = self._erase() + ("\n" if tail.gap else ""), tail.source
+            out, new = self._erase() + ("\x1b[K\n" if tail.gap else "") + "\x1b[J", tail.source
             self._n_above, self._last = int(tail.gap), " " * min(tail.indent, width // 2)
             out += self._last
         else:
@@ -213,7 +221,7 @@ class MarkdownView:
         out += rows[0][len(kept) :] + "".join(f"\x1b[K\n{row}" for row in rows[1:])
         self._n_above += len(rows) - 1
         self._last = rows[-1]
-        return out + "\x1b[J"
+        return out
 
     def _reasoning(self) -> str:
         if not self._thought:
