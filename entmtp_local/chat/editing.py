@@ -14,6 +14,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from entmtp_local.chat.quoting import goes_on
@@ -48,6 +49,7 @@ class LineEditor:
             # a request for the cursor's place would be answered into the middle of an answer
             output=Vt100_Output(stdout, size, term=term, enable_cpr=False),
             input=create_input(stdin),
+            color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             prompt_continuation=lambda width, _number, _wrapped: " " * width,
             reserve_space_for_menu=4,
             enable_open_in_editor=True,

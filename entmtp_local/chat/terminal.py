@@ -163,6 +163,7 @@ class Terminal:
             before = termios.tcgetattr(file)
             quiet = list(before)
             quiet[3] &= ~(termios.ECHO | termios.ICANON)
+            quiet[3] |= termios.NOFLSH  # or Ctrl-C would throw away what has been typed, and half of what is being drawn
             termios.tcsetattr(file, termios.TCSANOW, quiet)
         except termios.error:
             yield

@@ -45,7 +45,7 @@ class TraceView:
         now = self._clock()
         if now >= self._next and (self._cells or self._out):
             self._next = now + INTERVAL
-            if self._cells:
+            if self._cells and self._terminal.can_move:
                 self._out += self._pair()
                 self._n_open = int(self._has_numbers())
             self._terminal.draw(self._out)

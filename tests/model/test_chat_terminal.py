@@ -1,0 +1,250 @@
+"""The chat under a pseudo-terminal, key by key, on a scripted session: editing, history, interrupting, resizing, going on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+
+pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are a Unix feature")
+
+TESTS = Path(__file__).resolve().parents[1]
+
+CHILD = """
+import sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+import pytest
+from fakes import FakeSession, install, model_info
+from entmtp_local.cli.main import main
+
+long = "Some **bold** words of an answer that goes on and on. " * 40
+session = FakeSession([{answers}], on_token=lambda n: time.sleep({delay}))
+template = "{{% for m in messages %}}{{{{ m.content }}}}|{{% endfor %}}"
+with pytest.MonkeyPatch.context() as patch:
+    install(patch, session, model_info(chat_template=template))
+    main(["chat", "m.gguf", "--policy", "off", *sys.argv[1:]])
+"""
+
+
+class Person:
+    """Types on a terminal and looks at its screen."""
+
+    def __init__(
+        self, folder: Path, *options: str, answers: str, delay: float = 0.0, columns: int = 80, **environment: str
+    ) -> None:
+        code = CHILD.format(root=str(TESTS.parent), tests=str(TESTS), answers=answers, delay=delay)
+        ambient = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
+        self.screen = pyte.HistoryScreen(columns, 24, history=5000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-c", code, *options],
+            env={**ambient, "TERM": "xterm-256color", "XDG_DATA_HOME": str(folder), **environment},
+            dimensions=(24, columns),
+            timeout=20,
+            # a test run in the background of a shell inherits that Ctrl-C is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def _read(self, seconds: float) -> bool:
+        try:
+            data = self.child.read_nonblocking(65536, timeout=seconds)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
+
+    @property
+    def text(self) -> str:
+        """All that has been on the screen, row by row."""
+        columns = self.screen.columns
+        above = ["".join(row[i].data for i in range(columns)).rstrip() for row in self.screen.history.top]
+        return "\n".join([*above, *(line.rstrip() for line in self.screen.display)])
+
+    def sees(self, wanted: str | re.Pattern[str], seconds: float = 20.0) -> str:
+        """Wait until something stands on the screen."""
+        pattern = wanted if isinstance(wanted, re.Pattern) else re.compile(re.escape(wanted))
+        end = time.monotonic() + seconds
+        while not pattern.search(self.text):
+            if not self._read(0.1) and not self.child.isalive():
+                self._read(0.1)
+                assert pattern.search(self.text), f"the program ended before {wanted!r}: {self.text}"
+            assert time.monotonic() < end, f"{wanted!r} did not appear: {self.text}"
+        return self.text
+
+    def at_prompt(self, n: int) -> None:
+        """Wait until the n-th prompt is being edited; what is typed earlier is echoed by nobody."""
+        end = time.monotonic() + 20
+        while self.raw.count(b"\x1b[?2004h") < n or b"> " not in self.screen.display[self.screen.cursor.y].encode():
+            self._read(0.1)
+            assert time.monotonic() < end, self.text
+
+    def types(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def leaves(self) -> int:
+        """The exit code, once the program has ended."""
+        while self._read(5):
+            pass
+        self.child.close()
+        assert "Traceback" not in self.text
+        return int(self.child.exitstatus)
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Callable[..., Person]]:
+    opened: list[Person] = []
+
+    def start(*options: str, answers: str = "'one', 'two', 'three'", **more: object) -> Person:
+        opened.append(Person(tmp_path, *options, answers=answers, **more))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.child.close(force=True)
+
+
+def test_markdown_history_and_completion(person: Callable[..., Person]) -> None:
+    one = person(answers="'A **bold** word.', 'two'")
+    one.at_prompt(1)
+    one.types("Hi there\r")
+    one.sees("A bold word.")
+    assert b"\x1b[1mbold\x1b[0m" in one.raw
+    one.at_prompt(2)
+    one.types("\x1b[A")
+    one.sees(re.compile(r"> Hi there\n(.*\n)*.*> Hi there"))
+    one.types("\x15/reg\t")
+    one.sees("> /regen")
+    one.types("\r")
+    one.sees("two")
+    one.at_prompt(3)
+    one.types("/read ./no-such-fi\t\x15\x04")
+    assert one.leaves() == 0
+    # the next start knows what was typed in this one
+    again = person(answers="'three'")
+    again.at_prompt(1)
+    again.types("\x1b[A\x1b[A")
+    again.sees("> Hi there")
+    again.types("\x15\x04")
+    assert again.leaves() == 0
+
+
+def test_several_lines(person: Callable[..., Person]) -> None:
+    one = person(answers="'one', 'two'")
+    one.at_prompt(1)
+    one.types('"""first\rsecond"""\r')
+    one.sees("one")
+    one.at_prompt(2)
+    one.types("first\x1b\rsecond\r")
+    one.sees("two")
+    one.at_prompt(3)
+    one.types("/sessions\r")
+    one.sees("2 questions  first second")
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+def test_ctrl_c_stops_the_answer_clears_the_line_and_leaves(person: Callable[..., Person]) -> None:
+    one = person(answers="long, 'two'", delay=0.005)
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("Some bold words")
+    # typed meanwhile: not shown in the middle of the answer, there at the next prompt
+    one.types("ahead")
+    one.types("\x03")
+    text = one.sees("(stopped)")
+    assert "ahead" not in text.split("(stopped)")[0] and "**" not in text
+    one.sees(re.compile(r"\(stopped\)\n.*t/s\]\n> ahead"))
+    one.types("\x03")
+    one.sees(re.compile(r"\n>\n*$"))
+    one.types("\x03")
+    assert one.leaves() == 0
+
+
+def test_two_ctrl_c_during_an_answer_leave(person: Callable[..., Person]) -> None:
+    one = person(answers="long", delay=0.05)
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("Some")
+    # the second comes while the answer is being stopped, or just after
+    one.types("\x03")
+    time.sleep(0.02)
+    one.types("\x03")
+    assert one.leaves() == 0 and "(stopped)" in one.text
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_the_window_is_resized_in_the_middle_of_an_answer(person: Callable[..., Person], columns: int) -> None:
+    one = person(answers="long[:800], 'fine'", delay=0.001)
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("Some bold words")
+    one.child.setwinsize(24, columns)
+    one.screen.resize(24, columns)
+    one.sees("t/s]")
+    one.at_prompt(2)
+    one.types("Go on\r")
+    one.sees("fine")
+    one.types("\x04")
+    assert one.leaves() == 0 and "> Hi" in one.text
+
+
+def test_forty_columns_wide_and_combining_characters(person: Callable[..., Person]) -> None:
+    answer = "漢字" * 30 + " e\u0301e\u0301 \N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-5} end of it"
+    one = person(answers=repr(answer), columns=40)
+    one.at_prompt(1)
+    one.types("漢字とé\r")
+    one.sees("end of it")
+    assert "".join(one.text.split("> 漢字とé")[1].split()).count("漢字") == 30
+    one.at_prompt(2)
+    one.types("/help\r")
+    one.sees("Alt-Enter")
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+def test_no_color_and_dumb_terminals(person: Callable[..., Person]) -> None:
+    one = person(answers="'A **bold** `word`.'", NO_COLOR="1")
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("A bold word.")
+    one.types("\x04")
+    assert one.leaves() == 0 and not re.search(rb"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m", one.raw)
+    plain = person(answers="'A **bold** word.'", TERM="dumb")
+    plain.sees("leaves.\n>")
+    plain.types("Hi\r")
+    plain.sees("A **bold** word.")
+    plain.types("\x04")
+    assert plain.leaves() == 0 and b"\x1b" not in plain.raw
+
+
+def test_a_killed_chat_goes_on_where_it_was(person: Callable[..., Person]) -> None:
+    one = person(answers="'one', long", delay=0.003)
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("one")
+    one.at_prompt(2)
+    one.types("Then what?\r")
+    one.sees("Some bold words")
+    one.child.kill(signal.SIGKILL)
+    again = person("--continue", answers="'another try'")
+    text = again.sees("was cut off when the program ended")
+    assert "2 questions" in text and "> Then what?" in text and "Some **bold** words" in text
+    again.at_prompt(1)
+    again.types("/edit\r")
+    again.sees("> Then what?")
+    again.at_prompt(2)
+    again.types(" Really?\r")
+    again.sees("another try")
+    again.at_prompt(3)
+    again.types("\x04")
+    assert again.leaves() == 0
