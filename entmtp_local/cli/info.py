@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from entmtp_local.chat.trace_page import write_page
 from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
 from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx, find_model
-from entmtp_local.errors import EngineError
+from entmtp_local.errors import EngineError, UsageError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.source import find_layout
@@ -36,12 +37,29 @@ _HEADS = {
 )
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Draw what chat --trace-file wrote, with --html.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="OUT", help="Where the page of --trace is written.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
-def info(model: str | None, n_ctx: int | None, policy: str | None, mtp_model: Path | None, as_json: bool, debug: bool) -> None:
+def info(
+    model: str | None,
+    n_ctx: int | None,
+    policy: str | None,
+    mtp_model: Path | None,
+    as_json: bool,
+    trace: Path | None,
+    html: Path | None,
+    debug: bool,
+) -> None:
     """Describe a model file and what this machine will do with it.
 
-    MODEL is the path of a .gguf file; without it the shipped model is described. Only the file's header is read.
+    MODEL is the path of a .gguf file; without it the shipped model is described. Only the file's header is read. With
+    --trace and --html, draw the trace of a chat instead.
     """
+    if (trace is None) != (html is None):
+        raise UsageError("--trace FILE and --html OUT go together: the one is drawn into the other.")
+    if trace is not None and html is not None:
+        write_page(trace, html)
+        return
     about = read_model(find_model(model))
     head = about
     if mtp_model is not None:
