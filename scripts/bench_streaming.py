@@ -1,7 +1,8 @@
 """What showing a streamed answer costs beside decoding it: processor time of the chat's own thread for each token.
 
-Tokens of a Markdown text come at a fixed rate by a clock that only this script moves, and are drawn on a pseudo-terminal that
-something else empties. The last line is one JSON object; `share` is the part of a token's time that showing it took.
+Tokens of a Markdown text come at a fixed rate by a clock that only this script moves, one a step, and are drawn on a
+pseudo-terminal that something else empties; that is everything the chat does for a token beside decoding it. The last line is one
+JSON object; `share` is the part of a token's time that showing it took.
 """
 
 from __future__ import annotations
@@ -18,11 +19,20 @@ import termios
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from entmtp_local.chat.settings import Settings
+from entmtp_local.chat.show import Show
+from entmtp_local.chat.store import Journal
+from entmtp_local.chat.stream import TextStream
 from entmtp_local.chat.terminal import Terminal
-from entmtp_local.chat.views import MarkdownView, PlainView, View
+from entmtp_local.engine import Step, StepSeconds
+from entmtp_local.speculative.sampling import SamplingOptions
+from entmtp_local.speculative.static import OFF
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree
+from entmtp_local.speculative.verify import STRICT
 
 PROSE = (
     "Speculative decoding drafts **several tokens** at once and verifies them in *one pass* of the model, so that the weights, "
@@ -72,26 +82,39 @@ def open_terminal(columns: int, rows: int) -> tuple[Terminal, io.TextIOWrapper]:
     return Terminal(stdout, stdout, stdout, show_stats=False), stdout
 
 
+class Pieces:
+    """A vocabulary of the pieces of one text."""
+
+    def __init__(self, text: str, n_characters: int) -> None:
+        self.pieces = [text[i : i + n_characters].encode() for i in range(0, len(text), n_characters)]
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        return self.pieces[token]
+
+
 def cost(kind: str, text: str, rate: float, columns: int, rows: int, n_characters: int) -> dict[str, float]:
-    """Processor seconds of showing one text."""
+    """Processor seconds of showing one text, and of noting it in a journal, a token a step."""
     terminal, stdout = open_terminal(columns, rows)
     now = 0.0
 
     def clock() -> float:
         return now
 
-    view: View = MarkdownView(terminal, clock=clock) if kind == "markdown" else PlainView(terminal, clock=clock)
-    tokens = [text[i : i + n_characters] for i in range(0, len(text), n_characters)]
-    begin = time.thread_time()
-    for token in tokens:
-        view.feed(token)
-        view.tick()
-        now += 1 / rate
-    view.finish()
-    seconds = time.thread_time() - begin
+    settings = Settings(OFF, STRICT, SamplingOptions(), "strict", markdown=kind == "markdown")
+    vocabulary = Pieces(text, n_characters)
+    n = len(vocabulary.pieces)
+    steps = [Step((i,), DraftTree(ROOT_ONLY, (i,)), (0,), StepSeconds(0.0, 0.0, 0.0, 0.0, 0.0)) for i in range(n)]
+    with TemporaryDirectory() as folder:
+        show = Show(terminal, settings, vocabulary, inside=False, journal=Journal(Path(folder) / "part", "?"), clock=clock)
+        stream = TextStream()
+        begin = time.thread_time()
+        for step in steps:
+            show.step(step, stream)
+            now += 1 / rate
+        show.finish(stream)
+        seconds = time.thread_time() - begin
     stdout.close()
-    per_token = seconds / len(tokens)
-    return {"n_tokens": len(tokens), "us_per_token": round(1e6 * per_token, 2), "share": round(per_token * rate, 5)}
+    return {"n_tokens": n, "us_per_token": round(1e6 * seconds / n, 2), "share": round(seconds / n * rate, 5)}
 
 
 def main() -> None:

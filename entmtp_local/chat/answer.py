@@ -9,14 +9,12 @@ from time import perf_counter
 from entmtp_local.chat.conversation import Conversation, Prompt
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.progress import ReadingProgress
-from entmtp_local.chat.reasoning import ReasoningSplitter, opens_reasoning
+from entmtp_local.chat.reasoning import opens_reasoning
 from entmtp_local.chat.settings import Settings
+from entmtp_local.chat.show import Show
 from entmtp_local.chat.store import Journal
 from entmtp_local.chat.stream import TextStream
 from entmtp_local.chat.terminal import Terminal
-from entmtp_local.chat.trace import tokens_of
-from entmtp_local.chat.trace_view import TraceView
-from entmtp_local.chat.views import MarkdownView, PlainView, View
 from entmtp_local.engine import Generation, Stats, Step, generate
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.session import Session
@@ -85,7 +83,7 @@ class Answerer:
         conversation, settings = self._conversation, self._settings
         prompt, n_dropped = self._fitting(question, 0)
         text = TextStream(self._stop_texts)
-        show = _Show(self._terminal, settings, self._session, opens_reasoning(prompt.text), journal)
+        show = Show(self._terminal, settings, self._session, inside=opens_reasoning(prompt.text), journal=journal)
         # in pieces, where turns are dropped while the answer goes on
         tokens: list[int] = []
         steps: list[Step] = []
@@ -184,61 +182,3 @@ class Answerer:
         n_stable = min(self._conversation.stable(prompt), len(prompt.ids) - 2)
         begin = perf_counter()
         return self._session.read_ahead(prompt.ids, n_stable, stop), perf_counter() - begin
-
-
-class _Show:
-    """Gives each step's text to the view that the settings ask for, and to the journal."""
-
-    def __init__(self, terminal: Terminal, settings: Settings, session: Session, inside: bool, journal: Journal | None) -> None:
-        self._session, self._journal = session, journal
-        self._trace = TraceView(terminal) if settings.trace else None
-        self._view: View
-        shows = not settings.hides_thinking
-        if terminal.can_move and settings.markdown:
-            self._view = MarkdownView(terminal, shows_reasoning=shows)
-        else:
-            self._view = PlainView(terminal, shows_reasoning=shows)
-        # in a pipe the text is the model's, tags included, unless part of it is not wanted
-        splits = terminal.stdout.isatty() or settings.hides_thinking
-        self._splitter = ReasoningSplitter(inside=inside) if splits else None
-
-    def step(self, step: Step, text: TextStream) -> None:
-        for token in step.tokens:
-            # Special tokens are spelled out, so that the history reads back as the same tokens.
-            self._feed(text.feed(self._piece(token)))
-        if self._trace is not None:
-            self._trace.add(tokens_of(step, self._piece))
-            self._trace.tick()
-        else:
-            self._view.tick()
-
-    def finish(self, text: TextStream) -> None:
-        self._feed(text.finish())
-        if self._trace is not None:
-            self._trace.finish()
-            return
-        if self._splitter is not None:
-            for is_reasoning, part in self._splitter.finish():
-                (self._view.reason if is_reasoning else self._view.feed)(part)
-        self._view.finish()
-
-    def _piece(self, token: int) -> bytes:
-        return self._session.piece(token, special=True)
-
-    def _feed(self, shown: str) -> None:
-        if not shown:
-            return
-        if self._journal is not None:
-            self._journal.add(shown)
-        if self._splitter is None:
-            self._view.feed(shown)
-            return
-        for is_reasoning, part in self._splitter.feed(shown):
-            (self._view.reason if is_reasoning else self._view.feed)(part)
-
-
-def without_reasoning(text: str, *, inside: bool) -> str:
-    """The answer itself."""
-    splitter = ReasoningSplitter(inside=inside and "</think>" in text)
-    parts = [*splitter.feed(text), *splitter.finish()]
-    return "".join(part for is_reasoning, part in parts if not is_reasoning).strip("\n")

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from entmtp_local.chat.answer import without_reasoning
 from entmtp_local.chat.clipboard import copy
+from entmtp_local.chat.reasoning import without_reasoning
 from entmtp_local.chat.settings import THINKING
 from entmtp_local.chat.stream import stats_line
 from entmtp_local.chat.trace import tokens_of

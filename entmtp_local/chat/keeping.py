@@ -56,7 +56,7 @@ class Keeper:
     def journal(self, question: str) -> Journal | None:
         """Where an answer is noted while it is streamed."""
         try:
-            return self.store.journal(self.name, question)
+            return self.store.journal(self.name, question, len(self._conversation.messages))
         except OSError as error:
             self._fail(error)
             return None
@@ -65,10 +65,11 @@ class Keeper:
         """Replace the transcript, where there is something in it or on the disc."""
         transcript = self._transcript
         transcript.content = self._conversation.as_json()
-        if not transcript.n_turns and not self.store.path(self.name).exists():
-            return False
         transcript.model = self._model
         try:
+            if not transcript.n_turns and not self.store.path(self.name).exists():
+                self.store.drop_journal(self.name)
+                return False
             self.store.save(transcript)
         except OSError as error:
             self._fail(error)
@@ -115,7 +116,7 @@ class Keeper:
         self._transcript, self._is_named = transcript, True
         if transcript.cut:
             self.save()
-        if not same and transcript.n_turns:
+        if not same and transcript.model:
             self._note("(another model had this conversation; this one reads it anew)")
         self._load_state(name)
         return transcript

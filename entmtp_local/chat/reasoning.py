@@ -60,3 +60,10 @@ class ReasoningSplitter:
 def opens_reasoning(prompt: str) -> bool:
     """Whether a rendered prompt ends with an opened reasoning."""
     return prompt.rstrip().endswith(THINK_BEGIN)
+
+
+def without_reasoning(text: str, *, inside: bool) -> str:
+    """The answer itself."""
+    splitter = ReasoningSplitter(inside=inside and "</think>" in text)
+    parts = [*splitter.feed(text), *splitter.finish()]
+    return "".join(part for is_reasoning, part in parts if not is_reasoning).strip("\n")

@@ -171,7 +171,7 @@ class Repl:
             self._fail(str(error))
         if ask.snapshot is not None:
             self.conversation.load(ask.snapshot, ids=True)
-            self.keep()
+        self.keep()
 
     def _answer(self, question: str) -> None:
         journal = self.keeper.journal(question) if self.keeper is not None else None

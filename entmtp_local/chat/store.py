@@ -93,7 +93,7 @@ class Store:
         }
         with replace_file(self.path(transcript.name), private=True) as file:
             file.write(json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", errors="replace"))
-        self._journal_path(transcript.name).unlink(missing_ok=True)
+        self.drop_journal(transcript.name)
 
     def make(self) -> None:
         """Raises: OSError."""
@@ -152,10 +152,19 @@ class Store:
     def _journal_path(self, name: str) -> Path:
         return self.folder / f"{name}.part"
 
-    def journal(self, name: str, question: str) -> Journal:
-        """Begin to note an answer. Raises: OSError."""
+    def journal(self, name: str, question: str, n_messages: int) -> Journal:
+        """Begin to note an answer.
+
+        Args:
+            n_messages: of the conversation before it; it takes the place of those that the transcript has beyond them.
+        Raises: OSError.
+        """
         self.make()
-        return Journal(self._journal_path(name), question)
+        return Journal(self._journal_path(name), question, n_messages)
+
+    def drop_journal(self, name: str) -> None:
+        """What it noted is in the transcript, or was never answered. Raises: OSError."""
+        self._journal_path(name).unlink(missing_ok=True)
 
     def _recovered(self, transcript: Transcript) -> Transcript:
         """With the answer that was under way when the process ended."""
@@ -163,7 +172,7 @@ class Store:
             lines = self._journal_path(transcript.name).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return transcript
-        question, answer = None, []
+        question, n_messages, answer = None, len(transcript.content["messages"]), []
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -173,11 +182,13 @@ class Store:
                 break
             if isinstance(entry.get("question"), str):
                 question = entry["question"]
+                if type(entry.get("n_messages")) is int:
+                    n_messages = max(0, entry["n_messages"] // 2 * 2)
             if isinstance(entry.get("text"), str):
                 answer.append(entry["text"])
         if question is not None:
             pair = [{"role": "user", "content": question}, {"role": "assistant", "content": "".join(answer)}]
-            transcript.content["messages"] = [*transcript.content["messages"], *pair]
+            transcript.content["messages"] = [*transcript.content["messages"][:n_messages], *pair]
             transcript.cut = True
         return transcript
 
@@ -185,15 +196,15 @@ class Store:
 class Journal:
     """The answer under way, appended to a file: no process that is killed loses what it has shown."""
 
-    def __init__(self, path: Path, question: str) -> None:
+    def __init__(self, path: Path, question: str, n_messages: int = 0) -> None:
         self._file: IO[bytes] | None = path.open("wb", buffering=0)
         path.chmod(0o600)
-        self._write({"question": question})
+        self._write({"question": question, "n_messages": n_messages})
 
     def add(self, text: str) -> None:
         self._write({"text": text})
 
-    def _write(self, entry: Mapping[str, str]) -> None:
+    def _write(self, entry: Mapping[str, str | int]) -> None:
         if self._file is None:
             return
         try:

@@ -268,7 +268,7 @@ def test_another_models_ids_are_not_used(chat: Chat) -> None:
 def test_a_killed_process_loses_nothing_of_the_answer(chat: Chat) -> None:
     chat(["one"], "Hi")
     (name,) = chat.store.names()
-    journal = chat.store.journal(name, "Ho")
+    journal = chat.store.journal(name, "Ho", 2)
     for part in ("so ", "far"):
         journal.add(part)
     journal.close()
@@ -283,9 +283,33 @@ def test_a_killed_process_loses_nothing_of_the_answer(chat: Chat) -> None:
 
 
 def test_a_killed_process_keeps_a_first_question(chat: Chat) -> None:
-    chat.store.journal("fresh", "Hello?").close()
+    chat.store.journal("fresh", "Hello?", 0).close()
     result = chat(["yes"], "/regen", options=["--continue"])
     assert chat.asked == ["u:Hello?|A"] and "going on with fresh: 1 questions" in result.stderr
+
+
+def test_a_process_that_is_killed_while_it_answers_again_keeps_one_of_both(chat: Chat) -> None:
+    chat(["one", "two"], "Hi", "Ho")
+    (name,) = chat.store.names()
+    journal = chat.store.journal(name, "Ho, really", 2)
+    journal.add("thr")
+    journal.close()
+    assert [m["content"] for m in chat.store.load(name).content["messages"]] == ["Hi", "one", "Ho, really", "thr"]
+
+
+def test_a_question_that_was_refused_is_not_found_again(chat: Chat) -> None:
+    chat([], "x" * 300, n_ctx=100)
+    assert chat.store.names() == []
+    chat(["one"], "Hi", "x" * 300, n_ctx=100)
+    (name,) = chat.store.names()
+    assert chat.store.load(name).n_turns == 1
+
+
+def test_states_of_conversations_long_unused_are_deleted(chat: Chat) -> None:
+    for i in range(7):
+        chat(["y" * 300], f"Hi {i}", f"/save c{i}")
+    states = {path.stem for path in chat.folder.glob("*.state")}
+    assert len(states) == 5 and "c6" in states and len(chat.store.names()) == 7
 
 
 def test_damaged_transcripts_are_refused_in_one_sentence(chat: Chat) -> None:

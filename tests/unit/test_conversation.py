@@ -128,3 +128,65 @@ def test_the_first_token_is_never_doubled() -> None:
     by_vocabulary = new_conversation(CHATML, add_bos=True, bos_token="<|bos|>").ask("Hi")
     for prompt in (by_template, by_vocabulary):
         assert prompt.ids[0] == bos and prompt.ids.count(bos) == 1
+
+
+def test_what_prompts_to_come_share_is_known_before_the_answer() -> None:
+    for source in (CHATML, THINKING, TRIMMING):
+        conversation = new_conversation(source)
+        for question in ("Hi", "And?"):
+            prompt = conversation.ask(question)
+            n = conversation.stable(prompt)
+            # up to what introduces the answer
+            assert n == len(prompt.ids) - 1 - prompt.ids[::-1].index(SPECIAL["<|im_start|>"])
+            conversation.answered(prompt, "hm</think> hello ", [*b"hm", WORDS["</think>"], *b" ", *SPELLED, *b" "])
+            assert conversation.ask("So?").ids[:n] == prompt.ids[:n]
+
+
+def test_a_closed_conversation_begins_the_next_prompt() -> None:
+    conversation = new_conversation(CHATML)
+    assert conversation.closed() == ()
+    first = conversation.ask("Hi")
+    conversation.answered(first, "hello", SPELLED)
+    closed = conversation.closed()
+    assert closed[: len(first.ids) + 5] == (*first.ids, *SPELLED) and len(closed) > len(first.ids) + 5
+    assert conversation.ask("And?").ids[: len(closed)] == closed
+
+
+def test_taking_back_and_dropping() -> None:
+    conversation = new_conversation(CHATML)
+    conversation.system = "Be brief."
+    for i in range(3):
+        conversation.answered(conversation.ask(f"Q{i}"), f"A{i}", list(f"A{i}".encode()))
+    assert conversation.drop_oldest()
+    text = conversation.ask("?").text
+    assert "Q0" not in text and "Q1" in text and "Be brief." in text
+    assert conversation.undo() == "Q2" and conversation.undo() == "Q1" and conversation.n_dropped == 2
+    assert not conversation.drop_oldest() and conversation.undo() == "Q0" and conversation.n_dropped == 0
+    assert conversation.undo() is None
+
+
+def test_a_conversation_comes_back_with_its_ids_or_without() -> None:
+    conversation = new_conversation(CHATML)
+    conversation.system, conversation.thinking = "S", False
+    conversation.answered(conversation.ask("Hi"), "hello", SPELLED)
+    for exact in (True, False):
+        other = new_conversation(CHATML)
+        other.load(conversation.as_json(), ids=exact)
+        assert other.messages == conversation.messages and (other.system, other.thinking) == ("S", False)
+        prompt = other.ask("And?")
+        assert (prompt == conversation.ask("And?")) == exact
+        assert prompt.text == conversation.ask("And?").text
+
+
+def test_templates_that_want_reasoning_apart_get_it_so() -> None:
+    source = "{%- for m in messages %}[{{ m.reasoning_content|default('-') }}][{{ m.content }}]{% endfor %}"
+    conversation = new_conversation(source)
+    conversation.answered(conversation.ask("Hi</think>"), "<think>\nhm\n</think>\n\nhello", None)
+    assert conversation.ask("And?").text == "[-][Hi</think>][hm][hello][-][And?]"
+
+
+def test_thinking_is_told_to_the_template() -> None:
+    conversation = new_conversation("{{ enable_thinking|default('unset') }}")
+    for thinking, text in ((None, "unset"), (True, "True"), (False, "False")):
+        conversation.thinking = thinking
+        assert conversation.ask("Hi").text == text
