@@ -7,8 +7,10 @@ from io import StringIO
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
+from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.segment import Segment
 from rich.text import Text
 from rich.theme import Theme
 
@@ -20,6 +22,7 @@ from entmtp_local.chat.wrapping import wrap
 _PARSER = MarkdownIt().enable("strikethrough").enable("table").disable(["html_inline", "html_block"])
 # rich's own has black behind code, which is a bar on a light terminal
 _THEME = Theme({"markdown.code": "cyan"})
+_COLOR_SYSTEMS = {"256": ColorSystem.EIGHT_BIT, "truecolor": ColorSystem.TRUECOLOR}
 _END = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
 
 
@@ -44,9 +47,10 @@ class _Markdown(Markdown):
     }
 
     def __init__(self, source: str) -> None:
-        super().__init__("", hyperlinks=False)
-        self.markup = source
-        self.parsed = _PARSER.parse(source)
+        # as Markdown's own, which makes a new parser each time: a third of what a block costs
+        self.markup, self.parsed = source, _PARSER.parse(source)
+        self.code_theme = self.inline_code_theme = "default"
+        self.justify, self.style, self.hyperlinks, self.inline_code_lexer = None, "none", False, None
         for token in self.parsed:
             for child in token.children or ():
                 # lines that a model ends are meant to end
@@ -65,6 +69,7 @@ class Painter:
         self._console = Console(
             file=StringIO(), force_terminal=True, no_color=not colored, highlight=False, legacy_windows=False, theme=_THEME
         )
+        self._color_system = _COLOR_SYSTEMS.get(self._console.color_system or "", ColorSystem.STANDARD)
 
     def rows(self, block: Block, width: int) -> list[str]:
         """The rows of a block, an empty one first where there is a gap before it."""
@@ -73,10 +78,8 @@ class Painter:
         if block.code is not None:
             rows = code_rows(*block.code, width, colored=not self._console.no_color)
         else:
-            self._console.width = width
-            with self._console.capture() as capture:
-                self._console.print(_Markdown(block.source))
-            rows = [_stripped(row) for row in capture.get().split("\n")]
+            lines = self._console.render_lines(_Markdown(block.source), self._console.options.update(width=width), pad=False)
+            rows = [self._row(line) for line in lines]
             while rows and not rows[-1]:
                 rows.pop()
             while rows and not rows[0]:
@@ -84,6 +87,17 @@ class Painter:
         # rich draws nothing of some elements where there is no room for them
         rows = rows or wrap(block.source, width)
         return [*([""] if block.gap else []), *(" " * indent + row for row in rows)]
+
+    def _row(self, line: list[Segment]) -> str:
+        # Console.print would do the same, and look for more than is here
+        segments = Segment.remove_color(line) if self._console.no_color else line
+        return _stripped(
+            "".join(
+                style.render(text, color_system=self._color_system) if style else text
+                for text, style, control in segments
+                if not control
+            )
+        )
 
 
 def _stripped(row: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from entmtp_local.chat.quoting import goes_on
 from entmtp_local.chat.stream import dimmed, without_control
+from entmtp_local.chat.wrapping import wrap
 from entmtp_local.errors import UsageError
 from entmtp_local.files import user_data
 
@@ -139,7 +140,9 @@ class Terminal:
             self.stdout.flush()
 
     def note(self, text: str, end: str = "\n") -> None:
-        """Tell the user something that is not the model's words."""
+        """Tell the user something that is not the model's words, in whole words where it has several rows."""
+        if self.stderr.isatty() and "\x1b" not in text:
+            text = "\n".join(wrap(without_control(text), self.size[0]))
         self.stderr.write(dimmed(text, self.stderr) + end)
         self.stderr.flush()
 

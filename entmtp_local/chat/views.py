@@ -19,7 +19,7 @@ from entmtp_local.chat.wrapping import columns_of, wrap
 #: Seconds between two writes.
 INTERVAL = 1 / 30
 # Of the time that passes, what may be spent on drawing unfinished blocks; every block is drawn once more when it is finished.
-_SHARE = 0.003
+_SHARE = 0.002
 _CODES = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
