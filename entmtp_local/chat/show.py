@@ -13,7 +13,7 @@ from entmtp_local.chat.stream import TextStream
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
-from entmtp_local.chat.views import MarkdownView, PlainView, View
+from entmtp_local.chat.views import INTERVAL, MarkdownView, PlainView, View
 from entmtp_local.engine import Step
 
 
@@ -40,7 +40,9 @@ class Show:
         journal: Journal | None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        self._vocabulary, self._journal = vocabulary, journal
+        self._vocabulary, self._journal, self._clock = vocabulary, journal, clock
+        self._unnoted: list[str] = []
+        self._next_note = 0.0
         self._trace = TraceView(terminal, clock) if settings.trace else None
         self._view: View
         shows = not settings.hides_thinking
@@ -60,6 +62,9 @@ class Show:
         """
         # Special tokens are spelled out, so that the history reads back as the same tokens.
         self._feed("".join([text.feed(self._piece(token)) for token in step.tokens]))
+        if self._unnoted and (now := self._clock()) >= self._next_note:
+            self._next_note = now + INTERVAL
+            self._note()
         if self._trace is not None:
             self._trace.add(tokens_of(step, self._piece))
             self._trace.tick()
@@ -69,6 +74,7 @@ class Show:
     def finish(self, text: TextStream) -> None:
         """Show what was held back, and end the line."""
         self._feed(text.finish())
+        self._note()
         if self._trace is not None:
             self._trace.finish()
             return
@@ -77,14 +83,19 @@ class Show:
                 (self._view.reason if is_reasoning else self._view.feed)(part)
         self._view.finish()
 
+    def _note(self) -> None:
+        """Tell the journal what is about to be shown."""
+        if self._journal is not None and self._unnoted:
+            self._journal.add("".join(self._unnoted))
+        self._unnoted.clear()
+
     def _piece(self, token: int) -> bytes:
         return self._vocabulary.piece(token, special=True)
 
     def _feed(self, shown: str) -> None:
         if not shown:
             return
-        if self._journal is not None:
-            self._journal.add(shown)
+        self._unnoted.append(shown)
         if self._splitter is None:
             self._view.feed(shown)
             return
