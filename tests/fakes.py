@@ -170,7 +170,7 @@ class FakeSession:
         self.checkpoint()
         return n_computed
 
-    def state(self) -> State | None:
+    def state(self, max_bytes: int | None = None) -> State | None:
         return State(tuple(self._tokens), b"target of the fake", b"mtp")
 
     def load_state(self, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from entmtp_local.chat.settings import THINKING
 from entmtp_local.chat.stream import stats_line
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import EntMTPError, UsageError
 from entmtp_local.speculative.policy import parse_policy
 
 if TYPE_CHECKING:
@@ -199,7 +200,10 @@ def _think(chat: Repl, argument: str) -> Action:
 def _read(chat: Repl, argument: str) -> Action:
     path, question = _file_and_rest(argument)
     try:
-        if path.stat().st_size > _MAX_FILE:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UsageError(f"{path} is no regular file.")  # a pipe or a device may never end
+        if about.st_size > _MAX_FILE:
             raise UsageError(f"{path} has more than {_MAX_FILE >> 20} MiB, which no context holds.")
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -261,12 +265,18 @@ def _sessions(chat: Repl, argument: str) -> Action:
         mark = "*" if name == keeper.name else " "
         try:
             kept = keeper.store.load(name)
-        except Exception as error:  # one that cannot be read is listed all the same
+        except EntMTPError as error:  # one that cannot be read is listed all the same
             chat.terminal.note(f"{mark} {name:<{left}}  {str(error).split('.')[0]}")
             continue
-        when = f"{datetime.fromtimestamp(kept.updated):%Y-%m-%d %H:%M}" if kept.updated else "cut off"
-        chat.terminal.note(f"{mark} {name:<{left}}  {when}  {kept.n_turns:>3} questions  {kept.title}")
+        chat.terminal.note(f"{mark} {name:<{left}}  {_when(kept.updated)}  {kept.n_turns:>3} questions  {kept.title}")
     return None
+
+
+def _when(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}" if seconds else "cut off"
+    except (ValueError, OverflowError, OSError):
+        return "some time"
 
 
 def _keeper(chat: Repl) -> Keeper:

@@ -6,6 +6,8 @@ everything after them would have to be decoded again. Knows nothing of the engin
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,21 +126,21 @@ class Conversation:
     # -- as JSON
 
     def as_json(self) -> dict[str, Any]:
+        seen = {"text": self._text, "ids": list(self._ids), "marks": [list(mark) for mark in self._marks]}
         return {
             "system": self.system,
             "thinking": self.thinking,
             "messages": [dict(message) for message in self._messages],
             "n_dropped": self.n_dropped,
-            "text": self._text,
-            "ids": list(self._ids),
-            "marks": [list(mark) for mark in self._marks],
+            **seen,
+            "digest": _digest(seen),
         }
 
     def load(self, content: Any, *, ids: bool) -> None:
         """Go on with what `as_json` gave.
 
         Args:
-            ids: they are of this model; otherwise the text is split anew.
+            ids: they are of this model; otherwise, and where they are not what was written, the text is split anew.
         Raises: TranscriptError where it is something else; nothing has changed then.
         """
         try:
@@ -147,7 +149,6 @@ class Conversation:
             roles = [message["role"] for message in messages]
             n_dropped, system, thinking = content["n_dropped"], content["system"], content["thinking"]
             text, tokens, marks = content["text"], tuple(content["ids"]), [(a, b) for a, b in content["marks"]]
-            # one character too many in an id, and the engine would be given a number it has no token for
             _require(all(type(each) is str for each in (*texts, text)) and roles == ["user", "assistant"] * (len(roles) // 2))
             _require(all(type(each) is int and each >= 0 for each in (*tokens, *(number for mark in marks for number in mark))))
             _require(all(a <= len(text) and b <= len(tokens) for a, b in marks))
@@ -158,7 +159,8 @@ class Conversation:
         self.clear()
         self.system, self.thinking = system, thinking
         self._messages, self.n_dropped = messages, n_dropped
-        if ids:
+        # a wrong id would be another word to the model, and nobody would see it
+        if ids and content.get("digest") == _digest({"text": text, "ids": list(tokens), "marks": [list(mark) for mark in marks]}):
             self._text, self._ids, self._marks = text, tokens, marks
 
     # -- text and ids
@@ -190,6 +192,10 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of what two lists begin with."""
     n = min(len(a), len(b))
     return next((i for i in range(n) if a[i] != b[i]), n)
+
+
+def _digest(seen: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(seen, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _require(ok: bool) -> None:

@@ -16,6 +16,8 @@ from entmtp_local.native.state_file import load_state, save_state
 
 #: A shorter conversation is read again in no time.
 MIN_TOKENS = 256
+# A larger state would have to be copied in memory that the model may need; reading some of it again is the lesser evil.
+_MAX_BYTES = 2 << 30
 
 
 class Keeper:
@@ -143,7 +145,7 @@ class Keeper:
                 session.prefill(ids[:-1], lambda: False)
                 session.checkpoint()
                 session.prefill(ids, lambda: False)
-            state = session.state()
+            state = session.state(_MAX_BYTES)
             if state is None or shutil.disk_usage(self.store.folder).free < 2 * state.n_bytes:
                 return
             save_state(self.store.state_path(self.name), state, self._identity)

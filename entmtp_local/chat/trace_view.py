@@ -10,7 +10,7 @@ from entmtp_local.chat.stream import without_control
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.chat.trace import COPIED, ROOT, SIBLING, SPINE, TokenTrace
 from entmtp_local.chat.views import INTERVAL
-from entmtp_local.chat.wrapping import columns_of
+from entmtp_local.chat.wrapping import columns_of, wrap
 
 # Marks stand beside the colours: they tell the kinds apart where there are none.
 _KINDS = {ROOT: ("", ""), SPINE: ("32", ">"), SIBLING: ("33", "+"), COPIED: ("36", "=")}
@@ -85,7 +85,11 @@ class TraceView:
 
     def _text(self, each: TokenTrace) -> str:
         text = without_control(each.text).replace("\n", "⏎").replace("\t", "⇥")
-        return mark_of(each.how, self._terminal.colored) + (text if text.strip() else "·" * len(text))
+        text = text if text.strip() else "·" * len(text)
+        most = max(1, self._terminal.size[0] - 4)
+        if columns_of(text) > most:
+            text = wrap(text, most)[0][:-1] + "…"
+        return mark_of(each.how, self._terminal.colored) + text
 
     def _width(self, each: TokenTrace) -> int:
         return max(columns_of(self._text(each)), len(_number(each))) + 1

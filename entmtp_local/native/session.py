@@ -415,13 +415,18 @@ class Session:
             self.checkpoint()
         return computed
 
-    def state(self) -> State | None:
-        """What the contexts hold, to be loaded into a session of the same model and build; None where the engine gives none.
+    def state(self, max_bytes: int | None = None) -> State | None:
+        """What the contexts hold, to be loaded into a session of the same model and build.
 
         The hidden row of the last token is not part of it: what goes on from the last token computes that one again, which on
         recurrent layers takes a checkpoint before it.
+
+        Args:
+            max_bytes: of the target's part; a copy of it is made in memory.
+        Returns: None where the engine gives none or it is larger.
         """
-        if not self._tokens or not self._truncate_mtp(len(self._tokens)):
+        size = self._llama.llama_state_seq_get_size_ext(self.ctx, _SEQ, WHOLE)
+        if (max_bytes is not None and size > max_bytes) or not self._tokens or not self._truncate_mtp(len(self._tokens)):
             return None
         mtp: Any = b""
         if self._ctx_mtp is not None and not self._shares_memory():

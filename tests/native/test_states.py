@@ -87,6 +87,24 @@ def test_a_state_of_another_session_is_refused(tiny: Path) -> None:
         session.load_state(state)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_holds_for_other_policies_and_contexts(tiny: Path, kind: str) -> None:
+    """Rooms for drafts, and cells of the context, are not part of what is kept."""
+    with open_session(tiny, kind, "chain:3") as session:
+        run(session, PROMPT, "chain:3", 25)
+        session.checkpoint()
+        said = session.tokens
+        state = session.state()
+        assert state is not None and session.state(max_bytes=10) is None
+    for policy, n_ctx in (("chain:3", 512), ("chain:1", 2048), ("tree:wide", 1024), ("chain:5", 1024)):
+        with open_session(tiny, kind, policy, n_ctx=n_ctx) as session:
+            session.load_state(state)
+            found, _ = run(session, [*said, 40, *OTHER], policy, 25)
+        with open_session(tiny, kind, policy, n_ctx=n_ctx) as fresh:
+            expected, _ = run(fresh, [*said, 40, *OTHER], policy, 25)
+        assert found.tokens == expected.tokens
+
+
 def small_state() -> State:
     return State((1, 2, 3), b"target" * 20, b"mtp", ((2, b"two"),))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
         ("/edit Ho", "no question to change"),
         ("/read", "/read needs the name of a file"),
         ("/read /no/such/file", "cannot be read: No such file"),
-        ("/read /", "cannot be read: Is a directory"),
+        ("/read /", "/ is no regular file"),
+        ("/read /dev/zero", "is no regular file"),
         ("/load", "/load needs the name"),
         ("/load nobody", "there is no conversation nobody"),
         ("/load ../../etc/passwd", "cannot be a conversation's name"),
@@ -263,6 +265,25 @@ def test_another_models_ids_are_not_used(chat: Chat) -> None:
     result = chat(["x"], "Ho", options=["--continue"])
     assert "another model had this conversation" in result.stderr
     assert chat.session.prompts == [encode("u:Hi|a:hello|u:Ho|A")], "split anew"
+
+
+def test_ids_that_are_not_what_was_written_are_not_used(chat: Chat) -> None:
+    chat.template = KEEPING
+    chat([list(b"hello")], "Hi")  # type: ignore[list-item]
+    path = chat.store.path(chat.store.names()[0])
+    whole = path.read_text()
+    chat([], options=["--continue"])
+    for damaged, exact in (
+        (whole, True),
+        (whole.replace("104,", "105,"), False),
+        (re.sub(r'"updated": [\d.]+', '"updated": 9e99', whole), True),
+    ):
+        path.write_text(damaged)
+        result = chat(["x"], "/sessions", "Ho", options=["--continue"])
+        ids = list(b"hello") if exact else encode("hello")
+        assert result.stdout == "x\n", result.stderr
+        assert chat.session.prompts[0][7 : 7 + len(ids)] == ids
+    assert "some time" in result.stderr
 
 
 def test_a_killed_process_loses_nothing_of_the_answer(chat: Chat) -> None:

@@ -181,3 +181,13 @@ def test_tokens_are_drawn_in_rows_with_entropies_above(tmp_path: Path) -> None:
     assert lines[:4] == ["0.0   0.1   0.2   0.3", "word0 word1 word2 word3", "0.4   0.5   0.6   0.7", "word4 word5 word6 word7"]
     assert lines[4].startswith("0.8   0.9   1.0    1.1") and lines[-4:-2] == ["2.0", "=漢字"] or "=漢字" in "".join(lines)
     assert all(len(line) < 30 for line in lines[:8])
+
+
+def test_a_token_that_is_longer_than_the_window_is_cut() -> None:
+    screen = Screen(12, 8)
+    view = TraceView(screen)  # type: ignore[arg-type]
+    for i in range(3):
+        view.add([TokenTrace(i, " " * 30 if i else "漢字" * 10, "root", 0, 1.0)])
+        view.tick()
+    view.finish()
+    assert screen.lines[:6] == ["1.0", "漢字漢…", "1.0", "·······…", "1.0", "·······…"]
