@@ -32,6 +32,8 @@ class Chat:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, template: str = PLAIN) -> None:
         self.monkeypatch, self.template = monkeypatch, template
         monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+        # hundreds of small files: on a busy disc each would be waited for
+        monkeypatch.setattr(os, "fsync", lambda _: None)
         self.folder = folder / "entmtp-local" / "chats"
         self.store = Store(self.folder)
         self.session = FakeSession([])
