@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,8 @@ from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
-from entmtp_local.errors import ProfileError, UsageError
+from entmtp_local.errors import ProfileError, UsageError, visible
+from entmtp_local.files import check_writable
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
@@ -188,14 +190,10 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
 def _check_writable(written: list[Path], read: list[Path]) -> None:
     """Raises: UsageError before minutes are spent on what cannot be written, or would replace something else."""
     for path in written:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise UsageError(f"{path} cannot be written: its folder does not exist, or it is a folder itself.")
-        if path.exists() and not path.is_file():
-            # files are replaced when they are complete, and a device must not be
-            raise UsageError(f"{path} cannot be written: it is no regular file.")
-        if path.resolve() in {other.resolve() for other in read}:
+        check_writable(path)
+        if os.path.realpath(path) in map(os.path.realpath, read):
             raise UsageError(f"{path} is read by this command; write to another file.")
-    if len({path.resolve() for path in written}) < len(written):
+    if len(set(map(os.path.realpath, written))) < len(written):
         raise UsageError("--out, --log and --report name one file; give each its own.")
 
 
@@ -216,12 +214,12 @@ def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
         print(f"ms of a level of drafts: {1e3 * costs.level[1]:.2f}; of a draft beside its levels: {1e3 * costs.draft_fixed:.2f}")
     for task, fit in profile.tasks.items():
         first = fit.by_rank[0][0] if fit.by_rank else 0.0
-        print(f"{task}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
+        print(f"{visible(task)}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
     if profile.measured:
         print("\nmeasured, tokens/s over plain decoding (tokens per step):")
         for row in profile.measured:
-            print(f"  {row['task']:8s} {row['policy']:24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
-    print(f"profile: {out}")
+            print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
+    print(f"profile: {visible(str(out))}")
 
 
 # -- replay
@@ -248,11 +246,10 @@ def _replay(options: dict[str, Any]) -> None:
     if options["as_json"]:
         print(json.dumps({"log": str(options["replayed"]), "costs": costs.as_json(), "rows": rows}))
         return
-    print(f"costs: {costs.source}. Forecasts from a log, on which trees and thresholds were fitted too; not measured.")
+    print(f"costs: {visible(costs.source)}. Forecasts from a log, on which trees and thresholds were fitted too; not measured.")
     for row in rows:
-        print(
-            f"  {row['task']:8s} {row['policy']:28s} {row['ratio']:.3f}  {row['tokens_per_second']:8.1f} tokens/s  {row['about']}"
-        )
+        name = f"{visible(row['task']):8s} {visible(row['policy']):28s}"
+        print(f"  {name} {row['ratio']:.3f}  {row['tokens_per_second']:8.1f} tokens/s  {row['about']}")
 
 
 def _only_costs() -> CostTable:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -277,8 +278,10 @@ def test_a_first_use_measures_and_the_next_does_not(shipped: Path, cache: Path) 
     foreign = run_model(shipped, "--profile", str(other))
     assert foreign.stderr == f"the profile {other} was measured with another model; calibrate again.\n"
     # none at all
-    missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / "none.json"))
-    assert missing.exit_code == 1 and "there is no profile" in missing.stderr
+    os.mkfifo(cache / "pipe")
+    for name, words in (("none.json", "there is no profile"), ("pipe", "is no regular file")):
+        missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / name))
+        assert missing.exit_code == 1 and words in missing.stderr and missing.stderr.count("\n") == 1
     # another number of threads is another profile
     key = replace(profile.key, n_threads=profile.key.n_threads + 1)
     assert calibration.profile_path(cache, shipped, key) != kept
