@@ -88,7 +88,7 @@ def key_of(session: Session, options: SessionOptions) -> Key:
     return Key(
         model=fingerprint(options.model_path),
         mtp_model=fingerprint(options.mtp_path) if options.mtp_path else None,
-        engine=" ".join((engine["source_sha256"][:16], engine["patches_sha256"][:16], engine["backend"])),
+        engine=" ".join(value[:16] for value in engine.values()),
         device=session.device,
         n_threads=options.n_threads or physical_cores(),
         n_gpu_layers=options.n_gpu_layers,

@@ -68,7 +68,7 @@ class Key:
     Args:
         model: fingerprint of the file, which covers its quantisation.
         mtp_model: fingerprint of the file with the MTP head, where it is another one.
-        engine: source, patches and back end of the engine.
+        engine: source, patches and back end of the engine, or a digest of its libraries.
         device: as the engine names it.
         n_threads: of the CPU's part.
         n_gpu_layers: None for all.
