@@ -102,6 +102,12 @@ def profile_path(folder: Path, model: Path, key: Key) -> Path:
     return folder / f"{model.stem}-{digest[:12]}.json"
 
 
+def partial_path(folder: Path, model: Path, key: Key, prompts: Prompts, sampling: SamplingOptions, effort: Effort) -> Path:
+    """Where a calibration keeps its texts until it is done: one of other prompts or settings has another file."""
+    settings = (key, sorted(prompts.items()), sampling.temp, effort.n_tokens, effort.n_nodes)
+    return folder / f"{model.stem}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}.partial.npz"
+
+
 def calibrate(
     session: Session,
     key: Key,

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from entmtp_local.bench import workloads
-from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, profile_path
+from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.oracle import all_seeing, best_static, same_information
@@ -153,7 +153,8 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
                 before = Profile.load(out, key)
             if before is not None and effort.quick and not before.quick:
                 raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give --out FILE.")
-        partial = profile_path(profile_folder(), settings.model_path, key).with_suffix(".partial.npz")
+        sampling = SamplingOptions(temp=options["temp"])
+        partial = partial_path(profile_folder(), settings.model_path, key, prompts, sampling, effort)
         if options["restart"]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -161,7 +162,6 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             click.echo("going on with a calibration that was interrupted; --restart begins anew.", err=True)
         try:
             with progress() as say:
-                sampling = SamplingOptions(temp=options["temp"])
                 profile, log = calibrate(session, key, prompts, sampling, effort, say, interrupt, partial)
         except Interrupted:
             click.echo("interrupted: the same command goes on from here.", err=True)

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 
 from entmtp_local.calibration import calibrate as calibration
 from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
+from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.record import record, wide_shape
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.cli import profiles as first_use
@@ -228,6 +229,40 @@ def test_a_partial_log_of_something_else_is_not_gone_on_with(session: tuple[Sess
     assert len(run(session, partial)[1].texts) == 4
     (tmp_path / "file").write_text("")
     assert len(run(session, tmp_path / "file" / "m.partial.npz")[1].texts) == 4, "a folder that is none"
+
+
+def test_another_calibration_leaves_an_interrupted_one_alone(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recorded, interrupted = [0], [True]
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        recorded[0] += 1
+        return record(*arguments, **options)
+
+    def fitting(*arguments: Any) -> Any:
+        if interrupted[0]:
+            raise Interrupted
+        return fit_tasks(*arguments)
+
+    monkeypatch.setattr(calibration, "record", counting)
+    monkeypatch.setattr(calibration, "fit_tasks", fitting)
+    brief = ("calibrate", str(shipped), "--quick", "-c", "512", "--out", str(tmp_path / "p.json"), *ONE_THREAD)
+    assert call(*brief, "--task", "code").exit_code == 130 and recorded == [1]
+    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    before = kept.read_bytes()
+    for other in (("--task", "math"), ("--task", "code", "--temp", "0"), ("--task", "code", "-n", "8")):
+        interrupted[0] = True
+        assert call(*brief, *other).exit_code == 130
+        interrupted[0] = False
+        result = call(*brief, *other)
+        assert result.exit_code == 0 and "going on" in result.stderr, result.output
+        assert list((tmp_path / "cache").rglob("*.npz")) == [kept] and kept.read_bytes() == before
+    assert recorded == [4]
+    result = call(*brief, "--task", "code")
+    assert result.exit_code == 0 and "going on" in result.stderr and recorded == [4], "all its texts were there already"
+    assert not kept.exists()
 
 
 def test_a_recorded_text_is_that_of_plain_decoding(session: tuple[Session, Key]) -> None:
