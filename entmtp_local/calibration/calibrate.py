@@ -247,16 +247,22 @@ def _with_step(session: Session, costs: CostTable, prompts: Prompts, sampling: S
     return replace(costs, step=beside / stats.n_steps)
 
 
-def finalists(profile: Profile, log: WideLog, task: str) -> list[str]:
-    """Policies worth decoding with, by replay: the best chain, the best grown tree, and the adaptive ones."""
+def finalists(profile: Profile, log: WideLog, task: str, trees: bool) -> list[str]:
+    """Policies worth decoding with, by replay: the best chain, the best grown tree, and the adaptive ones.
+
+    Args:
+        trees: whether they can be verified.
+    """
     texts = log.of_task(task)
 
-    def best(names: list[str]) -> str:
-        return max(names, key=lambda name: replay(texts, parse_policy(name), profile).tokens_per_second)
+    def best(names: list[str]) -> list[str]:
+        speeds = {name: replay(texts, parse_policy(name), profile).tokens_per_second for name in names}
+        return sorted(speeds, key=speeds.__getitem__)[-1:]
 
     chains = [f"chain:{n}" for n in range(1, min(DEPTH, log.shape.max_depth) + 1)]
-    trees = [f"hydra:{n}:{task}" for n in (3, 5, 7, 11, 15)]
-    return ["off", best(chains), best(trees), f"entmtp:{task}", f"entropy-chain:{task}", "throughput"]
+    # where only chains can be verified, these would be chains too
+    grown = [f"hydra:{n}:{task}" for n in (3, 5, 7, 11, 15)] if trees else []
+    return ["off", *best(chains), *best(grown), f"entmtp:{task}", f"entropy-chain:{task}", "throughput"]
 
 
 def _measured(
@@ -273,7 +279,7 @@ def _measured(
     rows: list[dict[str, Any]] = []
     tasks = [task for task in prompts if task in profile.tasks]
     for t, task in enumerate(tasks):
-        names = finalists(profile, log, task)
+        names = finalists(profile, log, task, session.limits.trees)
         policies = {name: parse_policy(name).within(session.limits) for name in names}
         for policy in policies.values():
             if policy.needs_profile:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import click
 
 from entmtp_local.bench import workloads
+from entmtp_local.calibration.advice import Advice, advise
 from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
@@ -22,10 +26,12 @@ from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
+from entmtp_local.cli.abilities import default_policy
 from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
 from entmtp_local.errors import ProfileError, UsageError, visible
 from entmtp_local.files import check_writable
+from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
@@ -183,7 +189,14 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         log.save(options["log_file"])
     if options["report"] is not None:
         _write_report(options["report"], profile, log)
-    _show(profile, out, as_json=options["as_json"])
+    if options["as_json"]:
+        print(out.read_text(encoding="utf-8"))
+        return 0
+    _show(profile, out)
+    default = default_policy(info, info if settings.mtp_path is None else read_model(settings.mtp_path, role="mtp"))
+    found = [advise(profile, log, task, default, trees=session.limits.trees) for task in prompts if task not in missing]
+    for line in _advice(found, default, _command(model, options)):
+        print(visible(line))
     return 0
 
 
@@ -204,10 +217,7 @@ def _write_report(path: Path, profile: Profile, log: WideLog) -> None:
     write_report(path, profile, log)
 
 
-def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
-    if as_json:
-        print(out.read_text(encoding="utf-8"))
-        return
+def _show(profile: Profile, out: Path) -> None:
     costs = profile.costs
     print("ms of verifying: " + ", ".join(f"{n}: {1e3 * seconds:.2f}" for n, seconds in costs.verify.items()))
     if costs.level:
@@ -220,6 +230,40 @@ def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
         for row in profile.measured:
             print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
     print(f"profile: {visible(str(out))}")
+
+
+def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[str]:
+    """What to draft for each task, and the command that does it."""
+    yield "what pays: " + ("decoded with the model" if all(each.measured for each in found) else "forecast from the log")
+    for each in found:
+        if each.policy == "off":
+            line = "nothing: plain decoding is best"
+        else:
+            line = f"{each.policy}, {each.ratio:.2f} times plain decoding"
+        if each.default_ratio is not None and each.policy != default:
+            line += f" (the default, {default}: {each.default_ratio:.2f})"
+        yield f"  {each.task:8s} {line}"
+    policies = {each.policy for each in found}
+    mixed = len(policies) > 1
+    # of texts of all kinds, unless plain decoding is the better one on the whole
+    gains = math.prod(1.0 if each.default_ratio is None else each.default_ratio for each in found) >= 1
+    policy = policies.pop() if not mixed else default if gains else "off"
+    words = command if policy == default else [*command, "--policy", policy]
+    yield f"use it: {shlex.join(words)}" + ("; for texts of one kind, --policy as above" if mixed else "")
+
+
+def _command(model: str | None, options: dict[str, Any]) -> list[str]:
+    """The command that finds the profile that was written: what it holds for has to be the same."""
+    vocab = options["draft_vocab"]
+    given = {
+        "--mtp-model": options["mtp_model"],
+        "--threads": options["n_threads"],
+        "--gpu-layers": options["n_gpu_layers"],
+        "--draft-vocab": "full" if vocab == 0 else vocab,
+        "--profile": options["out"],
+    }
+    words = ["entmtp-local", "chat", *([model] if model else [])]
+    return [*words, *(str(word) for name, value in given.items() if value is not None for word in (name, value))]
 
 
 # -- replay

@@ -328,7 +328,9 @@ def test_a_cache_that_cannot_be_written_is_survived(shipped: Path, tmp_path: Pat
     result = run_model(shipped)
     assert MEASURING in result.stderr and "cannot be kept" in result.stderr and "next start measures again" in result.stderr
     arguments = ("calibrate", str(shipped), "--quick", "--task", "code", "-c", "512", *ONE_THREAD)
-    assert call(*arguments, "--out", str(tmp_path / "p.json")).exit_code == 0
+    made = call(*arguments, "--out", str(tmp_path / "p.json"))
+    assert made.exit_code == 0 and "what pays: forecast from the log\n  code " in made.stdout
+    assert f"use it: entmtp-local chat {shipped} --threads 1 --profile {tmp_path / 'p.json'}" in made.stdout
     refused = call(*arguments)
     assert refused.exit_code == 1 and refused.stdout == "" and refused.stderr.startswith("error: the system refused")
 
