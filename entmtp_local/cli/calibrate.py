@@ -185,6 +185,10 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             profile, tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}}
         )
     profile.save(out)
+    # what people call it; a fingerprint tells it from all others
+    log.about |= {"name": info.name, "file": path.name, "device": key.device}
+    if settings.mtp_path is not None:
+        log.about["mtp_file"] = settings.mtp_path.name
     if options["log_file"] is not None:
         log.save(options["log_file"])
     if options["report"] is not None:
@@ -210,11 +214,11 @@ def _check_writable(written: list[Path], read: list[Path]) -> None:
         raise UsageError("--out, --log and --report name one file; give each its own.")
 
 
-def _write_report(path: Path, profile: Profile, log: WideLog) -> None:
+def _write_report(path: Path, profile: Profile, log: WideLog, *, costs_of: str | None = None) -> None:
     # seldom wanted, and every start of the program would load it
     from entmtp_local.calibration.report import write_report
 
-    write_report(path, profile, log)
+    write_report(path, profile, log, costs_of=costs_of)
 
 
 def _show(profile: Profile, out: Path) -> None:
@@ -286,7 +290,7 @@ def _replay(options: dict[str, Any]) -> None:
             continue
         rows += _replayed_task(log.of_task(task), task, names, profile)
     if options["report"] is not None:
-        _write_report(options["report"], profile, log)
+        _write_report(options["report"], profile, log, costs_of=options["costs"])
     if options["as_json"]:
         print(json.dumps({"log": str(options["replayed"]), "costs": costs.as_json(), "rows": rows}))
         return
