@@ -27,7 +27,8 @@ MAX_RANK = 63
 
 KNOWN = (
     "off, throughput, chain:N (N from 1 to 255), entmtp, entmtp:constant, entmtp:path, entropy-chain, medusa:N and hydra:N "
-    "(N from 1 to 31), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
+    "(N from 1 to 31), from entmtp to here also with :TASK for one calibrated task, tree:narrow, tree:wide, "
+    "or tree:FILE.json with a list of parents"
 )
 
 
