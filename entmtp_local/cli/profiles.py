@@ -44,8 +44,11 @@ def profile_for(
     key = key_of(session, options)
     kept = profile_path(profile_folder(), options.model_path, key)
     if given is not None and not given.is_file():
-        found = f"{given} is no regular file" if given.exists() else f"there is no profile {given}"
-        raise ProfileError(f"{found}; entmtp-local calibrate MODEL --out {given} writes one.")
+        if given.exists():
+            raise ProfileError(
+                f"the profile {given} is no regular file; name one that entmtp-local calibrate MODEL --out FILE wrote."
+            )
+        raise ProfileError(f"there is no profile {given}; entmtp-local calibrate MODEL --out {given} writes one.")
     for path in (given, kept):
         if path is not None and (path == given or os.path.exists(path)):
             try:

@@ -24,6 +24,7 @@ from entmtp_local.cli.main import main
 from entmtp_local.errors import EntMTPError, UsageError, visible
 from entmtp_local.files import check_writable, replace_file
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import TreeShape
 
@@ -63,8 +64,14 @@ def no_files(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "read",
-    [Profile.load, WideLog.load, Record.read, lambda path: load_table(str(path))],
-    ids=["profile", "log", "bench", "costs"],
+    [
+        Profile.load,
+        WideLog.load,
+        Record.read,
+        lambda path: load_table(str(path)),
+        lambda path: parse_policy(f"tree:{path}"),
+    ],
+    ids=["profile", "log", "bench", "costs", "tree"],
 )
 def test_what_is_no_regular_file_is_not_read(tmp_path: Path, read: Callable[[Path], object]) -> None:
     for path in no_files(tmp_path):
