@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.cli.bench_models import BenchedModel
 from entmtp_local.cli.options import MAX_N_CTX, find_model, parse_draft_vocab
 from entmtp_local.errors import UsageError
+from entmtp_local.files import check_writable
 from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -163,7 +163,8 @@ def bench(models: tuple[str, ...], **options: Any) -> None:
 
 def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     for name in ("json_file", "report"):
-        _check_writable(options[name])
+        if options[name] is not None:
+            check_writable(options[name])
     paths = [find_model(model) for model in models] or [find_model(None)]
     chosen = _chosen(options["tasks"] or workloads.NAMES, options["n_prompts"])
     stock = _stock(options)
@@ -337,12 +338,6 @@ def _version(binary: Path) -> str:
     except (OSError, ValueError, AttributeError):
         digest = ""
     return " ".join(filter(None, [*lines[:1], digest])) or "unknown"
-
-
-def _check_writable(path: Path | None) -> None:
-    """Raises: UsageError before hours are spent on what cannot be written."""
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-        raise UsageError(f"{path} cannot be written: its folder does not exist or may not be written, or it is a folder itself.")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ anything else imports `llama_cpp`.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import json
 import os
@@ -24,6 +25,9 @@ _DEVICE_TYPE_GPU = 1
 _DEVICE_TYPE_IGPU = 2
 
 _REBUILD = "rebuild it with scripts/setup (or: python -m entmtp_local.native.build)"
+
+# Of each end of a library: all of one for CPUs, which are some 10 MB together. One for GPUs may have hundreds of megabytes.
+_HASHED_BYTES = 8 << 20
 
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
@@ -113,14 +117,34 @@ def api() -> Api:
 
 @lru_cache(maxsize=1)
 def engine_info() -> dict[str, str]:
-    """What the loaded engine was built from: source_sha256, patches_sha256, backend."""
+    """What the loaded engine was built from: source_sha256, patches_sha256, backend; where that is unknown, libraries_sha256."""
     load()
-    directory = Path(os.environ["LLAMA_CPP_LIB_PATH"])
+    return build_of(Path(os.environ["LLAMA_CPP_LIB_PATH"]))
+
+
+def build_of(directory: Path) -> dict[str, str]:
+    """As engine_info, of any directory of libraries."""
+    names = ("source_sha256", "patches_sha256", "backend")
     for candidate in (directory / "engine.json", directory.parent / "engine.json"):
         if candidate.is_file():
             recorded = json.loads(candidate.read_text())
-            return {key: str(recorded.get(key, "unknown")) for key in ("source_sha256", "patches_sha256", "backend")}
-    return {"source_sha256": "unknown", "patches_sha256": "unknown", "backend": "unknown"}
+            return {name: str(recorded.get(name, "unknown")) for name in names}
+    return {**dict.fromkeys(names, "unknown"), "libraries_sha256": _digest_of(directory)}
+
+
+def _digest_of(directory: Path) -> str:
+    """Of the engine's libraries, to tell builds apart of which nothing else is known."""
+    digest = hashlib.sha256()
+    # each once, whatever links there are to it
+    for path in sorted({path.resolve() for path in (library_file(directory), *directory.glob(f"*ggml*.{_SUFFIX}"))}):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_BYTES))
+            # sections and symbols of a larger one are listed at its end
+            file.seek(max(file.tell(), size - _HASHED_BYTES))
+            digest.update(file.read(_HASHED_BYTES))
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from entmtp_local.errors import ProfileError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, reason, replace_file
 from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.tree import TreeShape
@@ -68,7 +68,7 @@ class Key:
     Args:
         model: fingerprint of the file, which covers its quantisation.
         mtp_model: fingerprint of the file with the MTP head, where it is another one.
-        engine: source, patches and back end of the engine.
+        engine: source, patches and back end of the engine, or a digest of its libraries.
         device: as the engine names it.
         n_threads: of the CPU's part.
         n_gpu_layers: None for all.
@@ -183,7 +183,7 @@ class Profile:
         Raises: ProfileError when there is none, when it is damaged or of another version, or when it holds for something else.
         """
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 text = file.read(_MOST_BYTES + 1)
             if len(text) > _MOST_BYTES:
                 raise ValueError("too long")
@@ -191,11 +191,13 @@ class Profile:
         except FileNotFoundError:
             raise ProfileError(f"there is no profile {path}; entmtp-local calibrate MODEL --out {path} writes one.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ProfileError(f"the profile {path} cannot be read ({type(error).__name__}); calibrate again.") from None
+            raise ProfileError(f"the profile {path} cannot be read ({reason(error)}); calibrate again.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ProfileError(f"{path} is not a profile of this program; entmtp-local calibrate MODEL --out FILE writes one.")
         if content.get("version") != VERSION or type(content["version"]) is not int:
-            raise ProfileError(f"the profile {path} is of version {content.get('version')}, not {VERSION}; calibrate again.")
+            raise ProfileError(
+                f"the profile {path} is of version {content.get('version')!r:.40}, not {VERSION}; calibrate again."
+            )
         try:
             profile = _parse(content)
         except KeyError as error:

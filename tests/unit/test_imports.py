@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "entmtp_local"
 
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "plots": set(),
     "speculative": {"errors", "files", "speculative"},
     "native": {"errors", "files", "speculative", "native"},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import ProfileError, UsageError
+from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, chain
 
@@ -62,6 +65,25 @@ def test_a_tree_from_a_file(tmp_path: Path) -> None:
     assert policy.plan(EVIDENCE).parents.tolist() == [-1, 0, 0, 1]
     path.write_text(json.dumps({"parents": [-1, 0, 0], "ranks": [0, 2, 0]}))
     assert parse_policy(f"tree:{path}").plan(EVIDENCE).ranks.tolist() == [0, 2, 0]
+
+
+def test_what_the_readme_shows_is_read(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    path = tmp_path / "tree.json"
+    (row,) = re.findall(r"^\| `tree:FILE.json` .*$", readme, re.MULTILINE)
+    trees = [each for each in re.findall("`(.*?)`", row) if each[0] in "[{"]
+    assert len(trees) == 2
+    for tree in trees:
+        path.write_text(tree)
+        assert parse_policy(f"tree:{path}").max_nodes == 3
+    (tasks,) = re.findall("With `:TASK` behind them.*?:(.*?), or the name", readme, re.DOTALL)
+    names = re.findall("`(.*?)`", tasks)
+    assert [name.rsplit(":", 1)[1] for name in names] == ["code", "prose", "math", "chat"]
+    assert [parse_policy(name).name for name in names] == names
+    # and one that the profile does not have is asked for by its name
+    for name in names:
+        with pytest.raises(ProfileError, match=name.rsplit(":", 1)[1]):
+            parse_policy(name).calibrated(Profile(CostTable({1: 1.0})))
 
 
 @pytest.mark.parametrize(
