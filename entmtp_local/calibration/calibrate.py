@@ -95,6 +95,7 @@ def key_of(session: Session, options: SessionOptions) -> Key:
         n_threads=options.n_threads or physical_cores(),
         n_gpu_layers=options.n_gpu_layers,
         draft_vocab=options.draft_vocab,
+        draft_head_type=options.draft_head_type,
     )
 
 
@@ -174,6 +175,7 @@ def _record(
     about = {
         "model": key.model,
         "draft_vocab": key.draft_vocab,
+        "draft_head_type": key.draft_head_type,
         "temp": sampling.temp,
         "n_tokens": n_tokens,
         "tasks": {task: len(some) for task, some in prompts.items()},

@@ -26,7 +26,7 @@ from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.cli.bench_models import BenchedModel
-from entmtp_local.cli.options import MAX_N_CTX, find_model, parse_draft_vocab
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, find_model, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.errors import UsageError
 from entmtp_local.files import check_writable
 from entmtp_local.native.source import find_layout
@@ -141,6 +141,9 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option(
     "--draft-vocab", callback=parse_draft_vocab, default="auto", metavar="N|auto|full", help="As for chat. Default: auto."
 )
+@click.option(
+    "--draft-head-type", callback=parse_draft_head_type, default="auto", metavar=HEAD_TYPES, help="As for chat. Default: auto."
+)
 @click.option("--verbose", is_flag=True, help="Show llama.cpp's own log.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def bench(models: tuple[str, ...], **options: Any) -> None:
@@ -252,6 +255,7 @@ def _settings(
         "n_gpu_layers": options["n_gpu_layers"],
         "n_ctx": [each.n_ctx for each in benches],
         "draft_vocab": options["draft_vocab"],
+        "draft_head_type": options["draft_head_type"],
         "policies": [[choice.name for choice in each.choices] for each in benches],
         "workloads": list(chosen),
         "prompts": hashlib.sha256(repr(sorted(prepared.prompts.items())).encode()).hexdigest(),

@@ -118,6 +118,7 @@ class BenchedModel:
             n_threads=self.n_threads,
             n_gpu_layers=options["n_gpu_layers"],
             draft_vocab=options["draft_vocab"],
+            draft_head_type=options["draft_head_type"],
         )
         self._serving = Serving(
             path, options["mtp_model"], self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog

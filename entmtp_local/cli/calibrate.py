@@ -27,7 +27,7 @@ from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, find_model, open_for_drafts, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
 from entmtp_local.errors import ProfileError, UsageError, visible
 from entmtp_local.files import check_writable
@@ -100,6 +100,9 @@ REPLAYED = (
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
 @click.option(
     "--draft-vocab", callback=parse_draft_vocab, default="auto", metavar="N|auto|full", help="As for chat. Default: auto."
+)
+@click.option(
+    "--draft-head-type", callback=parse_draft_head_type, default="auto", metavar=HEAD_TYPES, help="As for chat. Default: auto."
 )
 @click.option("--verbose", is_flag=True, help="Show llama.cpp's own log.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
@@ -264,6 +267,7 @@ def _command(model: str | None, options: dict[str, Any]) -> list[str]:
         "--threads": options["n_threads"],
         "--gpu-layers": options["n_gpu_layers"],
         "--draft-vocab": "full" if vocab == 0 else vocab,
+        "--draft-head-type": options["draft_head_type"],
         "--profile": options["out"],
     }
     words = ["entmtp-local", "chat", *([model] if model else [])]

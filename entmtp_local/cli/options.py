@@ -19,7 +19,7 @@ from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
-from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import KNOWN, parse_policy
@@ -53,6 +53,7 @@ class Options:
     n_gpu_layers: int | None = None
     mtp_model: Path | None = None
     draft_vocab: int | None = None
+    draft_head_type: str | None = None
     copy: bool = True
     acceptance: str = Strict.name
     profile: Path | None = None
@@ -118,6 +119,17 @@ def parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) ->
     raise click.BadParameter(f"{value!r} is not auto, full, or a number from {MIN_DRAFT_VOCAB}.", ctx, param)
 
 
+HEAD_TYPES = "|".join(("auto", SAME, *DRAFT_HEAD_TYPES))
+
+
+def parse_draft_head_type(ctx: click.Context, param: click.Parameter, value: str) -> str | None:
+    """The name of a type, or SAME; None for auto."""
+    for name in HEAD_TYPES.split("|"):
+        if value.lower() == name.lower():
+            return None if name == "auto" else name
+    raise click.BadParameter(f"{value!r} is none of {HEAD_TYPES.replace('|', ', ')}.", ctx, param)
+
+
 _MODEL_OPTIONS = (
     click.option(
         "--policy",
@@ -160,6 +172,14 @@ _MODEL_OPTIONS = (
         metavar="N|auto|full",
         help="Draft from the first N tokens of the vocabulary, or from all: fewer are faster to draft, and never change the "
         "text. Default: auto, as the text needs.",
+    ),
+    click.option(
+        "--draft-head-type",
+        callback=parse_draft_head_type,
+        default="auto",
+        metavar=HEAD_TYPES,
+        help="Draft from a copy of the output matrix in a smaller type, or from it as it is. Default: auto, Q4_0 where it has 8 "
+        "bits a weight and more.",
     ),
     click.option(
         "--copy/--no-copy",
@@ -275,6 +295,7 @@ def prepare(options: Options) -> Plan:
         max_nodes=policy.max_nodes,
         max_copied=MAX_COPIED if options.copy and policy.max_nodes > 0 else 0,
         draft_vocab=options.draft_vocab,
+        draft_head_type=options.draft_head_type,
         verbose=options.verbose,
     )
     return Plan(info, policy, rule, sampling, session, tuple(notices), options.profile)
@@ -312,7 +333,7 @@ def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, 
     """How to open a model that is to be calibrated.
 
     Args:
-        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab and verbose.
+        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab, draft_head_type and verbose.
     Raises: UsageError or ModelFileError, naming what to change.
     """
     info = read_model(path)
@@ -331,6 +352,7 @@ def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, 
         max_depth=policy.max_depth,
         max_nodes=policy.max_nodes,
         draft_vocab=options["draft_vocab"],
+        draft_head_type=options["draft_head_type"],
         verbose=options["verbose"],
     )
 

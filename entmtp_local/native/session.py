@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native import api as native
@@ -41,6 +42,13 @@ _N_BATCH = 512
 # Passes of each size that are timed, where there is time.
 _N_ROUNDS = 6
 
+SAME = "same"
+DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
+# Of a head of fewer bits a weight, a copy would save too little.
+_COPY_FROM_BITS = 8.0
+# Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
+_COPIED_AHEAD = 32_768
+
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
@@ -55,6 +63,9 @@ class SessionOptions:
     max_nodes: int = 0  # most drafted nodes of a tree
     max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
+    # The type of the rows of the output matrix that drafts read, as GGUF names it: SAME = as they are, None =
+    # the smallest of DRAFT_HEAD_TYPES, where rows have at least eight bits a weight.
+    draft_head_type: str | None = None
     verbose: bool = False  # show llama.cpp's own log
     # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
     # On a CPU it would only be more work: rows are read in place there, and only those on the accepted path.
@@ -92,6 +103,7 @@ class Session:
         self._n_walked = 0  # rows of the last pass whose arg-max is known
         self.n_draft_vocab = 0  # tokens that drafts choose from at present; 0 where nothing is drafted
         self._vocab_chooser: DraftVocab | None = None
+        self._head_type: GGMLQuantizationType | None = None  # of the copy that drafts read
         self._draft_vocab: DraftVocab | None = None  # the chooser while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
@@ -228,6 +240,7 @@ class Session:
         self.drafts_trees = trees or (head == native.HEAD_SINGLE and api.support(self._ctx_mtp, None, 0) == native.SUPPORT_TREE)
         api.set_nextn(self.ctx, True, False)
         api.set_nextn(self._ctx_mtp, True, True)
+        self._choose_head_type(int(self._llama.llama_model_n_embd(model)))
         wanted = options.draft_vocab
         if self.set_draft_vocab(wanted) == self.n_vocab and wanted and wanted < self.n_vocab:
             self.notices.append("drafting from the whole vocabulary: this model's drafts cannot be restricted to a part of it.")
@@ -509,18 +522,48 @@ class Session:
             size = 0
         step = native.VOCAB_STEP
         if size is None:
-            rounded = self.n_vocab // 2 // step * step
-            n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
-            if not 0 < n < self.n_vocab:
-                return self._cut_vocab(0)
             if self._vocab_chooser is None:
+                self._api.mtp_set_head_type(self._ctx_mtp, -1)  # not a copy of half the vocabulary
+                rounded = self.n_vocab // 2 // step * step
+                n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
+                if not 0 < n < self.n_vocab:
+                    return self._cut_vocab(0)
                 self._vocab_chooser = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
             self._draft_vocab = self._vocab_chooser
             size = self._vocab_chooser.size
         return self._cut_vocab(-(-size // step) * step)
 
+    @property
+    def draft_head_type(self) -> str | None:
+        """Type of the copy of the head that drafts read; None where they read the head itself."""
+        return self._head_type.name if self._head_type is not None else None
+
+    def _choose_head_type(self, n_embd: int) -> None:
+        """Whether drafts read a copy of the head's rows in a smaller type, and what a row then has."""
+        wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
+        if wanted == SAME or (wanted is None and own < _COPY_FROM_BITS):
+            return
+        kind = GGMLQuantizationType[wanted or DRAFT_HEAD_TYPES[-1]]
+        n_values, n_bytes = GGML_QUANT_SIZES[kind]
+        if (
+            self._api.mtp_set_vocab(self._ctx_mtp, _COPIED_AHEAD) > 0
+            and self._api.mtp_set_head_type(self._ctx_mtp, kind) == native.OK
+        ):
+            self._head_type = kind
+            self._pass_bytes = replace(self._pass_bytes, row=n_embd * n_bytes / n_values)
+        elif wanted is not None:
+            self.notices.append(
+                f"drafting from the output matrix as it is: it cannot be had in {wanted}, or would be no smaller."
+            )
+
     def _cut_vocab(self, size: int) -> int:
+        # the whole vocabulary is not copied on the way to a part of it
+        kind = -1 if self._head_type is None or (size == 0 and self._draft_vocab is not None) else self._head_type
+        if kind < 0:
+            self._api.mtp_set_head_type(self._ctx_mtp, kind)
         n = int(self._api.mtp_set_vocab(self._ctx_mtp, size))
+        if kind >= 0 and self._api.mtp_set_head_type(self._ctx_mtp, kind) != native.OK:
+            self._head_type = None
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 

@@ -19,7 +19,7 @@ from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.tree import TreeShape
 
 _T = TypeVar("_T")
-FORMAT, VERSION = "entmtp-local profile", 1
+FORMAT, VERSION = "entmtp-local profile", 2
 #: The task that stands for all tasks together.
 ALL = "all"
 #: Of the trees that it holds: drafted nodes, and levels.
@@ -58,6 +58,7 @@ _DIFFERENCES = {
     "n_threads": "with other --threads",
     "n_gpu_layers": "with other --gpu-layers",
     "draft_vocab": "with another --draft-vocab",
+    "draft_head_type": "with another --draft-head-type",
 }
 
 
@@ -73,6 +74,7 @@ class Key:
         n_threads: of the CPU's part.
         n_gpu_layers: None for all.
         draft_vocab: None for auto, 0 for the whole vocabulary.
+        draft_head_type: None for auto.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Key:
     n_threads: int
     n_gpu_layers: int | None
     draft_vocab: int | None
+    draft_head_type: str | None
 
     def difference(self, other: Key) -> str:
         """How the other one was measured, in words; "" where nothing differs."""
@@ -230,8 +233,11 @@ def _parse(content: Mapping[str, Any]) -> Profile:
 
 def _parse_key(content: Mapping[str, Any]) -> Key:
     key = Key(**content)
-    for text in (key.model, key.engine, key.device, "" if key.mtp_model is None else key.mtp_model):
+    for text in (key.model, key.engine, key.device):
         _of(str, text)
+    for name in (key.mtp_model, key.draft_head_type):
+        if name is not None:
+            _of(str, name)
     _whole(key.n_threads, 1)
     for number in (key.n_gpu_layers, key.draft_vocab):
         if number is not None:

@@ -93,10 +93,12 @@ def test_the_lines_and_their_command() -> None:
 
 
 def test_the_command_says_what_the_profile_holds_for() -> None:
-    nothing = dict.fromkeys(("mtp_model", "n_threads", "n_gpu_layers", "draft_vocab", "out"))
+    nothing = dict.fromkeys(("mtp_model", "n_threads", "n_gpu_layers", "draft_vocab", "draft_head_type", "out"))
     assert _command(None, nothing) == ["entmtp-local", "chat"]
-    everything = {"mtp_model": Path("a b.gguf"), "n_threads": 4, "n_gpu_layers": 0, "draft_vocab": 0, "out": Path("p.json")}
+    everything = {"mtp_model": Path("a b.gguf"), "n_threads": 4, "n_gpu_layers": 0, "draft_vocab": 0}
+    everything |= {"draft_head_type": "same", "out": Path("p.json")}
     assert shlex.join(_command("m.gguf", everything)) == (
-        "entmtp-local chat m.gguf --mtp-model 'a b.gguf' --threads 4 --gpu-layers 0 --draft-vocab full --profile p.json"
+        "entmtp-local chat m.gguf --mtp-model 'a b.gguf' --threads 4 --gpu-layers 0 --draft-vocab full --draft-head-type same "
+        "--profile p.json"
     )
     assert _command(None, nothing | {"draft_vocab": 4096})[2:] == ["--draft-vocab", "4096"]

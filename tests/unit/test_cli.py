@@ -157,6 +157,7 @@ def test_run_refuses_what_is_not_utf_8(monkeypatch: pytest.MonkeyPatch, tmp_path
         ["run", "--logit-bias", "5"],
         ["run", "--draft-vocab", "63"],
         ["run", "--draft-vocab", "most"],
+        ["run", "--draft-head-type", "F16"],
         ["run", "--seed", str(2**32)],
         ["nope"],
         ["run", "a", "b"],
@@ -295,6 +296,13 @@ def test_the_draft_vocabulary(monkeypatch: pytest.MonkeyPatch, value: str, wante
     opened = install(monkeypatch, FakeSession(["x"]))
     assert call(["run", "m.gguf", "-p", "Hi", "--draft-vocab", value]).exit_code == 0
     assert opened[0].draft_vocab == wanted
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("auto", None), ("same", "same"), ("q8_0", "Q8_0"), ("Q4_0", "Q4_0")])
+def test_the_type_of_the_draft_head(monkeypatch: pytest.MonkeyPatch, value: str, wanted: str | None) -> None:
+    opened = install(monkeypatch, FakeSession(["x"]))
+    assert call(["run", "m.gguf", "-p", "Hi", "--draft-head-type", value]).exit_code == 0
+    assert opened[0].draft_head_type == wanted
 
 
 def test_a_model_without_a_head_is_decoded_plainly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def wide_log(*tasks: str, n_texts: int = 6) -> WideLog:
 
 
 LOG = wide_log("<b>", "code")
-KEY = Key("model & fingerprint", None, "engine", "<script>alert(1)</script>", 4, None, 0)
+KEY = Key("model & fingerprint", None, "engine", "<script>alert(1)</script>", 4, None, 0, None)
 MEASURED = (
     {"policy": "throughput", "task": "<b>", "temp": 0.8, "ratio": 1.75, "tokens_per_step": 2.5, "tokens_per_second": 1234.5},
     {"policy": "<i>", "ratio": "n/a", "other": [1, 2]},
@@ -131,7 +131,7 @@ def test_figures_have_titles_axes_and_units(page: str) -> None:
 
 
 def test_names_stand_before_fingerprints(tmp_path: Path) -> None:
-    key = Key("f1", "f2", "source patches cuda", "A card", 4, None, 0)
+    key = Key("f1", "f2", "source patches cuda", "A card", 4, None, 0, None)
     about = {"model": "f1", "name": "A & B 27B", "file": "b.gguf", "mtp_file": "head.gguf", "temp": 0.8}
     profile = replace(PROFILE, key=key)
     head = section(written(tmp_path, profile, replace(LOG, about=about)), "about")
