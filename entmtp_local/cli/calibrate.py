@@ -21,7 +21,8 @@ from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
-from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import MAX_N_CTX, open_for_drafts, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
 from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.native.session import Session
@@ -40,7 +41,7 @@ REPLAYED = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "--task",
     "tasks",
@@ -126,14 +127,14 @@ def _effort(options: dict[str, Any]) -> Effort:
 
 def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     effort = _effort(options)
-    path = find_model(model)
+    files = find_model(model, options["mtp_model"])
     tasks = options["tasks"] or workloads.NAMES
     _check_writable(
         [options[name] for name in ("out", "log_file", "report") if options[name] is not None],
-        [path, options["mtp_model"] or path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
+        [files.path, files.mtp_path or files.path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
     )
     chosen = calibration_prompts(tasks, effort.n_prompts)
-    info, settings = open_for_drafts(path, options)
+    info, settings = open_for_drafts(files, options)
     with Interrupt() as interrupt, Session.open(settings, interrupt) as session:
         for notice in session.notices:
             click.echo(notice, err=True)

@@ -10,12 +10,13 @@ import click
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.chat.repl import Repl, Terminal
+from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import Options, model_options, open_session, prepare, ready_policy, sampling_options
 from entmtp_local.speculative.copying import CopyDrafter
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @sampling_options
 @model_options
 def chat(model: str | None, **shared: Any) -> None:

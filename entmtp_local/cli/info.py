@@ -10,7 +10,8 @@ import click
 
 from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
-from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx, find_model
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx
 from entmtp_local.errors import EngineError
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
@@ -27,7 +28,7 @@ _HEADS = {
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("-c", "--ctx", "n_ctx", type=click.IntRange(16, MAX_N_CTX), metavar="N", help="Tokens of context to plan for.")
 @click.option(
     "--policy",
@@ -42,10 +43,11 @@ def info(model: str | None, n_ctx: int | None, policy: str | None, mtp_model: Pa
 
     MODEL is the path of a .gguf file; without it the shipped model is described. Only the file's header is read.
     """
-    about = read_model(find_model(model))
+    files = find_model(model, mtp_model, fetch=False)
+    about = read_model(files.path)
     head = about
-    if mtp_model is not None:
-        head = read_model(mtp_model, role="mtp")
+    if files.mtp_path is not None:
+        head = read_model(files.mtp_path, role="mtp")
         check_pair(about, head)
     facts = _facts(about, head, n_ctx or default_n_ctx(about), policy)
     click.echo(json.dumps(facts) if as_json else _as_text(facts))

@@ -15,6 +15,7 @@ from entmtp_local.cli.bench import bench
 from entmtp_local.cli.calibrate import calibrate_command
 from entmtp_local.cli.chat import chat
 from entmtp_local.cli.info import info
+from entmtp_local.cli.pull import pull
 from entmtp_local.cli.run import run
 from entmtp_local.errors import EntMTPError
 
@@ -79,5 +80,6 @@ def main() -> None:
 main.add_command(chat)
 main.add_command(run)
 main.add_command(info)
+main.add_command(pull)
 main.add_command(calibrate_command, "calibrate")
 main.add_command(bench)

@@ -13,8 +13,10 @@ import click
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
 from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.models import find_model
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
+from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
@@ -36,8 +38,6 @@ MIN_DRAFT_VOCAB = native.VOCAB_STEP
 _N_CELLS = 256
 # Far above what any model is trained for, far below where llama.cpp's 32-bit counts end.
 MAX_N_CTX = 2**27
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -241,11 +241,11 @@ def prepare(options: Options) -> Plan:
 
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    path = find_model(options.model)
-    info = read_model(path)
+    files = find_model(options.model, options.mtp_model)
+    info = read_model(files.path)
     sidecar = None
-    if options.mtp_model is not None:
-        sidecar = read_model(options.mtp_model, role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = parse_policy(default_policy(info, sidecar or info) if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
@@ -266,8 +266,8 @@ def prepare(options: Options) -> Plan:
             f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
         )
     session = SessionOptions(
-        model_path=path,
-        mtp_path=options.mtp_model,
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=n_ctx,
         n_threads=options.n_threads,
         n_gpu_layers=options.n_gpu_layers,
@@ -308,23 +308,23 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
     return policy
 
 
-def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
+def open_for_drafts(files: ModelFiles, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
     """How to open a model that is to be calibrated.
 
     Args:
-        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab and verbose.
+        options: with n_ctx, n_threads, n_gpu_layers, draft_vocab and verbose.
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    info = read_model(path)
+    info = read_model(files.path)
     sidecar = None
-    if options["mtp_model"] is not None:
-        sidecar = read_model(options["mtp_model"], role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = EntMTP()  # of the largest trees that are measured
     check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"])
     return info, SessionOptions(
-        model_path=path,
-        mtp_path=options["mtp_model"],
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=options["n_ctx"],
         n_threads=options["n_threads"],
         n_gpu_layers=options["n_gpu_layers"],
@@ -333,34 +333,6 @@ def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, 
         draft_vocab=options["draft_vocab"],
         verbose=options["verbose"],
     )
-
-
-def find_model(model: str | None) -> Path:
-    """Turn the MODEL argument into a path.
-
-    Raises: UsageError when it names no file and cannot.
-    """
-    if model is None:
-        shipped = shipped_model()
-        if shipped is None:
-            raise UsageError("no model was named and none is shipped with this installation; give the path of a .gguf file.")
-        return shipped
-    path = Path(model)
-    if not path.exists() and not model.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", model):
-        raise UsageError(
-            f"there is no file {model}, and models of a repository cannot be downloaded by this version; "
-            "download the .gguf file and give its path."
-        )
-    return path
-
-
-def shipped_model() -> Path | None:
-    """The model that comes with the checkout or the installed package, None if there is none."""
-    for directory in (_PACKAGE.parent / "models", _PACKAGE / "_models"):
-        files = sorted(directory.glob("*.gguf"))
-        if files:
-            return files[0]
-    return None
 
 
 def default_n_ctx(info: ModelInfo) -> int:

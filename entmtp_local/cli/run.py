@@ -12,6 +12,7 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
+from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
     Plan,
@@ -32,7 +33,7 @@ EXIT_INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("-p", "--prompt", metavar="TEXT", help="The text to continue.")
 @click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read it from a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fakes import FakeSession, encode, install, model_info
 
-from entmtp_local.cli import options
+from entmtp_local.cli import models, options
 from entmtp_local.cli.main import main
 from entmtp_local.errors import EngineError, ModelFileError
 from entmtp_local.native.model_file import ModelInfo
@@ -314,14 +314,9 @@ def test_the_file_is_checked_before_it_is_opened(monkeypatch: pytest.MonkeyPatch
     assert opened == []
 
 
-def test_a_repository_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, FakeSession(["x"]))
-    assert_one_line_error(call(["run", "org/model-GGUF:Q4_K_M", "-p", "Hi"]), 2, "cannot be downloaded")
-
-
 def test_without_a_name_the_shipped_model_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened = install(monkeypatch, FakeSession(["x"]))
-    monkeypatch.setattr(options, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(models, "_PACKAGE", tmp_path / "package")
     assert_one_line_error(call(["run", "-p", "Hi"]), 2, "no model was named")
     for folder in ("package/_models", "models"):
         (tmp_path / folder).mkdir(parents=True)
