@@ -84,12 +84,16 @@ def fingerprint(path: Path) -> str:
 
 def key_of(session: Session, options: SessionOptions) -> Key:
     """What a profile of the opened model holds for."""
-    engine = session.engine_info
+    return key_for(options, session.engine_info, session.device)
+
+
+def key_for(options: SessionOptions, engine: Mapping[str, str], device: str) -> Key:
+    """What a profile holds for that is measured with these options, by an engine on a device."""
     return Key(
         model=fingerprint(options.model_path),
         mtp_model=fingerprint(options.mtp_path) if options.mtp_path else None,
         engine=" ".join((engine["source_sha256"][:16], engine["patches_sha256"][:16], engine["backend"])),
-        device=session.device,
+        device=device,
         n_threads=options.n_threads or physical_cores(),
         n_gpu_layers=options.n_gpu_layers,
         draft_vocab=options.draft_vocab,

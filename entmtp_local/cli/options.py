@@ -12,7 +12,7 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.machine import N_CELLS, available_memory, largest_context, memory_needed, readable_size
 from entmtp_local.cli.models import find_model
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
@@ -34,8 +34,6 @@ DEFAULT_N_CTX = 4096
 # The engine's smallest choice, which is also the step of larger ones.
 MIN_DRAFT_VOCAB = native.VOCAB_STEP
 
-# llama.cpp allocates the context in blocks of this many tokens.
-_N_CELLS = 256
 # Far above what any model is trained for, far below where llama.cpp's 32-bit counts end.
 MAX_N_CTX = 2**27
 
@@ -404,14 +402,12 @@ def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy:
 
     if available is None or needed(n_ctx) <= available:
         return
-    if needed(_N_CELLS) > available:
+    largest = largest_context(needed, available)
+    if largest is None:
         raise ModelFileError(
-            f"{info.path} needs {readable_size(needed(_N_CELLS))} of memory and {readable_size(available)} are available; "
+            f"{info.path} needs {readable_size(needed(N_CELLS))} of memory and {readable_size(available)} are available; "
             "close other programs or use a smaller quantisation."
         )
-    # memory grows evenly with the context
-    per_block = needed(2 * _N_CELLS) - needed(_N_CELLS)
-    largest = _N_CELLS * (1 + (available - needed(_N_CELLS)) // per_block)
     raise UsageError(
         f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
         f"{readable_size(available)} are available; the largest that fits is -c {largest}."

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fakes import FakeSession, encode, install, model_info
 
-from entmtp_local.cli import models, options
+from entmtp_local.cli import forecast, models, options
 from entmtp_local.cli.main import main
 from entmtp_local.errors import EngineError, ModelFileError
 from entmtp_local.native.model_file import ModelInfo
@@ -353,7 +353,8 @@ def test_a_model_that_does_not_fit_at_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeSession([]))
-    monkeypatch.setattr("entmtp_local.cli.info.available_memory", lambda: 4 * 1024**3, raising=False)
+    monkeypatch.setattr(forecast, "available_memory", lambda: 4 * 1024**3)
+    monkeypatch.setattr(forecast, "profile_folder", lambda: Path("/does/not/exist"))
     result = call(["info", "m.gguf"])
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.splitlines()]
@@ -361,6 +362,11 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MTP head       1 block, used at every depth" in lines
     assert "can draft      trees: its head drafts any depth and the engine verifies trees on its kind of memory" in lines
     assert "engine         cpu on fake device" in lines
+    assert (
+        "fits           yes: 4.0 GiB of main memory are available, which is enough for all 2048 tokens that it was trained for"
+        in lines
+    )
+    assert lines[-1] == "speed          not measured yet: entmtp-local calibrate m.gguf does it, and the first chat in short"
 
 
 @pytest.mark.parametrize(
