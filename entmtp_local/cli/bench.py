@@ -154,10 +154,11 @@ def bench(models: tuple[str, ...], **options: Any) -> None:
     what is measured.
 
     \b
-    entmtp-local bench model.gguf --json bench.json --report bench.html
-    entmtp-local bench model.gguf --json bench.json --resume
-    entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
-    entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
+    Examples:
+      entmtp-local bench model.gguf --json bench.json --report bench.html
+      entmtp-local bench model.gguf --json bench.json --resume
+      entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
+      entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
     """
     sys.exit(_bench(models, options))
 

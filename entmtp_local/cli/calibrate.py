@@ -104,9 +104,10 @@ def calibrate_command(model: str | None, **options: Any) -> None:
     on where it was.
 
     \b
-    entmtp-local calibrate model.gguf                          all tasks, some minutes
-    entmtp-local calibrate model.gguf --task notes.txt --report page.html
-    entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
+    Examples:
+      entmtp-local calibrate model.gguf                          all tasks, some minutes
+      entmtp-local calibrate model.gguf --task notes.txt --report page.html
+      entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
         _replay(options)

@@ -22,11 +22,19 @@ from entmtp_local.speculative.copying import CopyDrafter
 def chat(model: str | None, **shared: Any) -> None:
     """Talk with a model.
 
-    MODEL is the path of a .gguf file; without it the shipped model is used. /help lists the commands. Ctrl-C stops an
-    answer; at the prompt, pressed twice, it leaves, and so does Ctrl-D.
+    MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
+    the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt, pressed twice, it leaves, and so
+    does Ctrl-D.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
     standard output as it is, ended by a newline; everything else goes to standard error.
+
+    \b
+    Examples:
+      entmtp-local chat
+      entmtp-local chat model.gguf --temp 0.6 -c 16384
+      entmtp-local chat owner/model-GGUF:Q4_K_M
+      echo "What is MTP?" | entmtp-local chat model.gguf
     """
     options = Options(model=model, **shared)
     plan = prepare(options)

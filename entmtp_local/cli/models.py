@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from entmtp_local.errors import HubError, UsageError
+from entmtp_local.errors import HubError, ModelFileError, UsageError
 from entmtp_local.hub.cache import ModelFiles, cached_models, find_cached
 from entmtp_local.hub.names import Reference
+from entmtp_local.native.model_file import read_model
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -40,6 +41,12 @@ def find_model(model: str | None, mtp_model: Path | None = None, *, fetch: bool 
     if files is None and not fetch:
         raise HubError(f"{model} is neither a file nor a model that was fetched; run entmtp-local pull {model} first.")
     files = files or fetch_model(reference)
+    try:
+        read_model(files.path)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"{str(error).removesuffix('.')}: entmtp-local pull {model} checks it and fetches it again."
+        ) from error
     return ModelFiles(files.path, mtp_model or files.mtp_path)
 
 

@@ -42,9 +42,17 @@ EXIT_INTERRUPTED = 130
 def run(model: str | None, prompt: str | None, file: Path | None, as_json: bool, **shared: Any) -> None:
     """Continue a text, as it is: no chat template is applied.
 
-    MODEL is the path of a .gguf file; without it the shipped model is used. The text comes from -p, from -f, or from
-    standard input; one newline at the end of a file or of standard input is dropped. Only the new text is printed, and
-    in a pipe nothing is added to it. Ctrl-C ends it early with exit code 130.
+    MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
+    the shipped model is used. The text comes from -p, from -f, or from standard input; one newline at the end of a file or of
+    standard input is dropped. Only the new text is printed, and in a pipe nothing is added to it. Ctrl-C ends it early with exit
+    code 130.
+
+    \b
+    Examples:
+      entmtp-local run -p "def fibonacci(n):" -n 200
+      entmtp-local run model.gguf -f prompt.txt --temp 0 --json
+      entmtp-local run model.gguf -p "A colour as JSON:" --json-schema "{}"
+      cat prompt.txt | entmtp-local run owner/model-GGUF:Q4_K_M
     """
     options = Options(model=model, **shared)
     text = _prompt_text(prompt, file)

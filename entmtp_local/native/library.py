@@ -73,9 +73,16 @@ def engine_directory() -> Path:
     """Where the engine libraries are; builds them when they are not there yet.
 
     ENTMTP_LOCAL_ENGINE names a directory of libraries to use instead.
+
+    Raises: EngineError when there is none, or when none can be built.
     """
     override = os.environ.get("ENTMTP_LOCAL_ENGINE")
     if override:
+        if not library_file(Path(override)).is_file():
+            raise EngineError(
+                f"ENTMTP_LOCAL_ENGINE names {override}, where no engine library is; unset it, or name the folder of "
+                f"{library_file(Path(override)).name}."
+            )
         return Path(override)
     from entmtp_local.native.build import ensure_engine
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -160,7 +161,10 @@ class Session:
         params.progress_callback = progress
         model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise ModelFileError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
+            raise ModelFileError(
+                f"llama.cpp cannot load {path}: {self._log.last_error()}; entmtp-local info {shlex.quote(str(path))} tells what "
+                "it needs and what this machine has."
+            )
         return model
 
     def _new_context(self, model: Any, *, mtp: bool) -> Any:

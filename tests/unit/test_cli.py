@@ -486,15 +486,3 @@ def test_chat_verbose_shows_figures_and_input_must_be_text(monkeypatch: pytest.M
     assert "(cut after -n 2 tokens)\n[2 tokens, " in result.stderr
     result = call(["chat", "m.gguf"], stdin=b"\xff\n")
     assert result.exit_code == 2 and "not UTF-8 text" in result.stderr
-
-
-# -- help
-
-
-@pytest.mark.parametrize("command", ["run", "chat", "info"])
-def test_every_option_is_explained(command: str) -> None:
-    result = call([command, "--help"])
-    assert result.exit_code == 0
-    for option in main.commands[command].params:
-        if option.param_type_name == "option":
-            assert option.opts[-1] in result.stdout and option.help  # type: ignore[attr-defined]
