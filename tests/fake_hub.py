@@ -227,7 +227,7 @@ def serving() -> Iterator[FakeHub]:
 
 def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands of this process ask that hub, without a token and into an empty cache folder."""
-    from huggingface_hub import constants, file_download
+    from huggingface_hub import close_session, constants, file_download
 
     for name, value in {
         "ENDPOINT": hub.endpoint,
@@ -242,6 +242,10 @@ def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "DOWNLOAD_CHUNK_SIZE": 10_000,
     }.items():
         monkeypatch.setattr(constants, name, value, raising=False)
+    # no proxy stands between, also for processes that are started
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    close_session()
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr(file_download.time, "sleep", lambda _seconds: None)

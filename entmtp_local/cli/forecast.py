@@ -25,8 +25,8 @@ def fit_of(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Polic
     Args:
         n_gpu_layers: 0 for main memory; None or more for the GPUs, where the engine sees any.
     Returns: "device", "n_gpus", "available_bytes" and "total_bytes" (None where unknown), "fits" (None where unknown),
-        "largest_n_ctx" (up to what the model was trained for, None where it does not fit at all), and "gpu_layers" (of a GPU that
-        does not hold all, how many it does).
+        "largest_n_ctx" (up to what the model was trained for, None where it does not fit at all or where a part is meant), and
+        "gpu_layers" (of a GPU that does not hold all, or is not to, how many it could).
     """
 
     def needed(n_tokens: int) -> int:
@@ -40,12 +40,14 @@ def fit_of(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Polic
     told: dict[str, Any] = {"device": device, "n_gpus": len(gpus), "available_bytes": available, "total_bytes": total}
     if available is None:
         return {**told, "fits": None, "largest_n_ctx": None, "gpu_layers": None}
+    layers = gpu_layers_that_fit(info, sidecar, n_ctx, policy, available) if gpus else None
+    if layers is not None and n_gpu_layers is not None and n_gpu_layers <= info.n_layer:
+        return {**told, "fits": n_gpu_layers <= layers, "largest_n_ctx": None, "gpu_layers": layers}
     fits = needed(n_ctx) <= available
     largest = largest_context(needed, available)
     if largest is not None and info.n_ctx_train:
         largest = min(largest, info.n_ctx_train)
-    layers = gpu_layers_that_fit(info, sidecar, n_ctx, policy, available) if gpus and not fits else None
-    return {**told, "fits": fits, "largest_n_ctx": largest, "gpu_layers": layers}
+    return {**told, "fits": fits, "largest_n_ctx": largest, "gpu_layers": None if fits else layers}
 
 
 def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: str) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def fit_text(fit: dict[str, Any], n_ctx: int, n_ctx_train: int) -> str:
     if fit["fits"] is None:
         return f"unknown: the system does not tell how much of {fit['device']} is available"
     room = f"{readable_size(fit['available_bytes'])} of {fit['device']} are available"
+    if fit["fits"] and fit["gpu_layers"] is not None:
+        return f"yes: {room}, which is enough for up to --gpu-layers {fit['gpu_layers']}"
     if fit["fits"]:
         all_of_it = fit["largest_n_ctx"] == n_ctx_train
         enough = f"for all {n_ctx_train} tokens that it was trained for" if all_of_it else f"up to -c {fit['largest_n_ctx']}"

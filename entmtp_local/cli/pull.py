@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from entmtp_local.cli.machine import readable_size
 from entmtp_local.cli.models import complete_model, fetch_model
 from entmtp_local.errors import ModelFileError
-from entmtp_local.hub.names import Reference
+from entmtp_local.hub.names import Reference, readable
 from entmtp_local.native.model_file import check_pair, read_model
 
 
@@ -43,7 +42,9 @@ def pull(reference: str, only_list: bool, debug: bool) -> None:
         head = read_model(files.mtp_path, role="mtp")
         check_pair(about, head)
     what = "with an MTP head" if head.has_mtp else "without an MTP head"
-    click.echo(f"{about.name}: {about.quantisation}, {readable_size(about.size_bytes)}, {what}.", err=True)
+    click.echo(f"{about.name}: {about.quantisation}, {readable(about.size_bytes)}, {what}.", err=True)
+    if files.mtp_path is not None:
+        click.echo(f"its MTP head: {files.mtp_path}", err=True)
     click.echo(f"talk with it: entmtp-local chat {wanted}", err=True)
     click.echo(files.path)
 
@@ -59,4 +60,4 @@ def _list(wanted: Reference) -> None:
         )
     for model in models:
         kind = "MTP head" if model.is_head else "model with MTP head" if model.is_marked else "model"
-        click.echo(f"{model.quant or '-':12s} {model.size / 1e9:8.1f} GB  {kind:20s} {model.name}")
+        click.echo(f"{model.quant or '-':12s} {readable(model.size):>9s}  {kind:20s} {model.name}")

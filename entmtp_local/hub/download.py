@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, logging, tqdm
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status, logging, tqdm
 
 from entmtp_local import __version__
 from entmtp_local.errors import HubError
@@ -27,11 +27,12 @@ from entmtp_local.files import replace_file
 from entmtp_local.hub.cache import ModelFiles, cache_folder, repo_folder
 from entmtp_local.hub.failures import explained
 from entmtp_local.hub.header import N_BYTES, announces_head
-from entmtp_local.hub.names import Reference, RepoFile, RepoModel, choose, head_for, models_of
+from entmtp_local.hub.names import Reference, RepoFile, RepoModel, choose, head_for, models_of, readable
 
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _N_SHA256 = 64  # digits
 _BLOCK = 1 << 22
+_LOCK_SECONDS = 0.3
 _NAME = "entmtp-local"
 
 Note = Callable[[str], None]
@@ -120,7 +121,7 @@ def _with_head(
             model = each
             break
     head = None if announced else head_for(model, found)
-    note(f"{model.name} ({model.size / 1e9:.1f} GB)" + (f", and its MTP head {head.name}" if head else ""))
+    note(f"{model.name} ({readable(model.size)})" + (f", and its MTP head {head.name}" if head else ""))
     if announced is False and head is None:
         note("it has no MTP head: its tokens will be decoded one by one; repositories with MTP in their names have heads.")
     return model, head
@@ -148,7 +149,7 @@ def _check_files(repo: _Repo, wanted: Sequence[RepoFile], reference: Reference) 
             raise HubError(f"the hub gives no checksum for {file.name}; check HF_ENDPOINT and run entmtp-local pull {reference}.")
         if file.size > most and not repo.kept(file):
             raise HubError(
-                f"{file.name} has {file.size / 1e9:.0f} GB, and files of more than {most / 1e9:.0f} GB need the hub's "
+                f"{file.name} has {readable(file.size)}, and files of more than {readable(most)} need the hub's "
                 f"own program: run hf download {repo.name} {file.name}."
             )
     needed = sum(max(0, file.size - _size(repo.partial(file))) for file in wanted if not repo.kept(file))
@@ -158,7 +159,7 @@ def _check_files(repo: _Repo, wanted: Sequence[RepoFile], reference: Reference) 
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise HubError(
-            f"{reference} needs {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free in {cache_folder()}; make room there "
+            f"{reference} needs {readable(needed)} more and {readable(free)} are free in {cache_folder()}; make room there "
             f"or name another folder with HF_HUB_CACHE, and run entmtp-local pull {reference}."
         )
 
@@ -170,7 +171,7 @@ def _fetch(repo: _Repo, file: RepoFile, reference: Reference, note: Note) -> Non
     lock = cache_folder() / ".locks" / repo_folder(repo.name).name / f"{file.etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):
+        with WeakFileLock(lock, timeout=_LOCK_SECONDS):
             kept = repo.kept(file)
             if kept is not None and _is_whole(kept, file):
                 _link(repo, file)

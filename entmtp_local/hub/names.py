@@ -153,6 +153,11 @@ def choose(found: Sequence[RepoModel], incomplete: Sequence[str], reference: Ref
     return sorted(meant, key=lambda model: (not model.is_marked, model.name))
 
 
+def readable(n_bytes: int) -> str:
+    """A size as the hub shows it."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
 def head_for(model: RepoModel, found: Sequence[RepoModel]) -> RepoModel | None:
     """The head for a model without one: of the same quantisation, else of the nearest, rather with more bits than with fewer."""
     heads = [head for head in found if head.is_head]
@@ -194,7 +199,7 @@ def _listed(models: Sequence[RepoModel]) -> str:
     sizes: dict[str, int] = {}
     for model in models:
         sizes.setdefault(_short(model), model.size)
-    return ", ".join(f"{short} ({size / 1e9:.1f} GB)" for short, size in sizes.items())
+    return ", ".join(f"{short} ({readable(size)})" for short, size in sizes.items())
 
 
 def _n_bits(quant: str) -> int:

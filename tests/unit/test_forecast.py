@@ -117,6 +117,15 @@ def test_a_gpu_that_holds_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitted(monkeypatch, [Gpu("Some GPU", 1, 8 * GIB)])["gpu_layers"] == 0
 
 
+def test_a_part_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = fitted(monkeypatch, [Gpu("Some GPU", 6 * GIB, 8 * GIB)])["gpu_layers"]
+    for n, fits in ((1, True), (layers, True), (layers + 1, False)):
+        told = fitted(monkeypatch, [Gpu("Some GPU", 6 * GIB, 8 * GIB)], n_gpu_layers=n)
+        assert (told["fits"], told["gpu_layers"]) == (fits, layers)
+    # more than all are all
+    assert fitted(monkeypatch, [Gpu("Some GPU", 20 * GIB, 24 * GIB)], n_gpu_layers=99)["largest_n_ctx"] == 4096
+
+
 def test_several_gpus_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told = fitted(monkeypatch, [Gpu("A", 8 * GIB, 8 * GIB), Gpu("B", 8 * GIB, 8 * GIB)])
     assert (told["device"], told["fits"], told["available_bytes"]) == ("2 GPUs", True, 16 * GIB)
@@ -145,6 +154,7 @@ def test_the_largest_context() -> None:
     [
         ({"fits": True, "largest_n_ctx": 4096}, "yes: 8.0 GiB of GPU are available, which is enough for all 4096 tokens"),
         ({"fits": True, "largest_n_ctx": 3072}, "which is enough up to -c 3072"),
+        ({"fits": True, "largest_n_ctx": None, "gpu_layers": 12}, "which is enough for up to --gpu-layers 12"),
         (
             {"fits": False, "largest_n_ctx": 512, "gpu_layers": 0},
             "not at -c 2048: 8.0 GiB of GPU are available, which is enough up",

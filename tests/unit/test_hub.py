@@ -66,7 +66,7 @@ def test_a_file_arrives_whole_and_where_the_hubs_own_tools_find_it(hub: FakeHub)
     assert files.path.read_bytes() == hub.repos["o/r"].files[NAME]
     assert files.path == repo_folder("o/r") / "snapshots" / COMMIT / NAME and files.path.is_symlink()
     assert try_to_load_from_cache("o/r", NAME) == str(files.path)
-    assert notes == [f"{NAME} (0.0 GB)"]
+    assert notes == [f"{NAME} (0.2 MB)"]
     assert partials() == [] and cached_models() == ["o/r:Q4_K_M"]
 
 
@@ -112,7 +112,7 @@ def test_a_head_of_its_own_comes_first(hub: FakeHub) -> None:
     sizes = [path.stat().st_mtime_ns for path in (files.mtp_path, files.path)]
     assert sizes == sorted(sizes)
     assert find_cached(REFERENCE) == files
-    assert notes == [f"{NAME} (0.0 GB), and its MTP head mtp-m-Q4_K_M.gguf"]
+    assert notes == [f"{NAME} (0.2 MB), and its MTP head mtp-m-Q4_K_M.gguf"]
 
 
 def test_a_head_is_left_where_the_model_has_one(hub: FakeHub) -> None:
@@ -242,9 +242,9 @@ def test_two_programs_do_not_write_to_one_file(hub: FakeHub) -> None:
 
 
 def test_room_is_looked_for_first(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=149_000))
     sentence = refusal()
-    assert "needs 0.0 GB more" in sentence and "HF_HUB_CACHE" in sentence and "o/r:Q4_K_M" in sentence
+    assert "needs 0.2 MB more and 0.1 MB are free" in sentence and "HF_HUB_CACHE" in sentence and "o/r:Q4_K_M" in sentence
     assert hub.ranges() == [] and partials() == []
     # what is there already needs no room
     partial = repo_folder("o/r") / "blobs" / f"{hashlib.sha256(content()).hexdigest()}.incomplete"
@@ -286,7 +286,7 @@ def test_an_unknown_repository(hub: FakeHub) -> None:
 
 
 def test_a_wrong_quantisation_says_what_there_is(hub: FakeHub) -> None:
-    assert "nothing named Q9, but Q4_K_M (0.0 GB)" in refusal(Reference("o/r", "Q9"))
+    assert "nothing named Q9, but Q4_K_M (0.2 MB)" in refusal(Reference("o/r", "Q9"))
 
 
 def test_a_private_repository_needs_the_token_of_the_environment(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

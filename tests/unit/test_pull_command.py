@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,8 +65,8 @@ def test_pull_prints_the_path_and_says_what_to_do_next(hub: FakeHub) -> None:
     path = Path(result.stdout.strip())
     assert path.name == NAME and path.read_bytes() == hub.repos["o/r"].files[NAME]
     assert result.stderr.splitlines() == [
-        f"{NAME} (0.0 GB)",
-        "tiny qwen35: F32, 3 MiB, with an MTP head.",
+        f"{NAME} (2.9 MB)",
+        "tiny qwen35: F32, 2.9 MB, with an MTP head.",
         "talk with it: entmtp-local chat o/r:Q8_0",
     ]
 
@@ -115,6 +116,7 @@ def test_the_head_of_its_own_is_opened_with_its_model(
     }
     pulled = call("pull", "o/r")
     assert pulled.exit_code == 0 and "with an MTP head" in pulled.stderr
+    assert re.search(r"^its MTP head: /.*/mtp-tiny-Q8_0\.gguf$", pulled.stderr, re.MULTILINE)
     opened = install(monkeypatch, FakeSession(["x"]))
     mine = tmp_path / "mine.gguf"
     call("run", "o/r", "-p", "Hi", *(["--mtp-model", str(mine)] if given else []))
