@@ -66,6 +66,7 @@ class FakeHub:
 
     Args:
         fail: a status for the next requests whose path contains the text: {text: [statuses]}.
+        slow: seconds before requests whose path contains the text are answered.
         break_after: bytes of a content after which its connection is closed, each time.
         stall_after: bytes after which nothing more comes for `stall_seconds`, or until `released`.
         knows_ranges: whether ranges of contents are answered; else all of it is sent.
@@ -75,6 +76,7 @@ class FakeHub:
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     fail: dict[str, list[int]] = field(default_factory=dict)
+    slow: dict[str, float] = field(default_factory=dict)
     break_after: int | None = None
     stall_after: int | None = None
     stall_seconds: float = 30.0
@@ -119,6 +121,9 @@ class Handler(BaseHTTPRequestHandler):
             if text in path and statuses:
                 status = statuses.pop(0)
                 return self._error(status, "EntryNotFound" if status == 404 else None)
+        for text, seconds in self.hub.slow.items():
+            if text in path:
+                self.hub.released.wait(seconds)
         if path.startswith("/content/"):
             return self._content(path.removeprefix("/content/"))
         match = re.fullmatch(r"/(?P<api>api/models/)?(?P<repo>[^/]+/[^/]+)(?:/resolve/(?P<revision>[^/]+)/(?P<file>.+))?", path)

@@ -36,11 +36,17 @@ def pull(reference: str, only_list: bool, debug: bool) -> None:
         _list(wanted)
         return
     files = fetch_model(wanted)
-    about = read_model(files.path)
-    head = about
-    if files.mtp_path is not None:
-        head = read_model(files.mtp_path, role="mtp")
-        check_pair(about, head)
+    try:
+        about = head = read_model(files.path)
+        if files.mtp_path is not None:
+            head = read_model(files.mtp_path, role="mtp")
+            check_pair(about, head)
+    except ModelFileError as error:
+        # the checksum was right, so that fetching it again would not help
+        raise ModelFileError(
+            f"{str(error).removesuffix('.')}. The repository has it so: entmtp-local pull --list {wanted.repo} shows what else "
+            "there is."
+        ) from error
     what = "with an MTP head" if head.has_mtp else "without an MTP head"
     click.echo(f"{about.name}: {about.quantisation}, {readable(about.size_bytes)}, {what}.", err=True)
     if files.mtp_path is not None:

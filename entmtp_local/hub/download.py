@@ -121,7 +121,8 @@ def _with_head(
             model = each
             break
     head = None if announced else head_for(model, found)
-    note(f"{model.name} ({readable(model.size)})" + (f", and its MTP head {head.name}" if head else ""))
+    parts = f" in {len(model.files)} parts" if len(model.files) > 1 else ""
+    note(f"{model.name} ({readable(model.size)}{parts})" + (f", and its MTP head {head.name}" if head else ""))
     if announced is False and head is None:
         note("it has no MTP head: its tokens will be decoded one by one; repositories with MTP in their names have heads.")
     return model, head
@@ -227,7 +228,10 @@ def _is_whole(path: Path, file: RepoFile) -> bool:
         return True
     digest = hashlib.sha256()
     label = f"checking {Path(file.name).name}"
-    with path.open("rb") as content, tqdm(total=file.size, unit="B", unit_scale=True, desc=label, disable=None) as bar:
+    with (
+        path.open("rb") as content,
+        tqdm(total=file.size, unit="B", unit_scale=True, desc=label, leave=False, disable=None) as bar,
+    ):
         while block := content.read(_BLOCK):
             digest.update(block)
             bar.update(len(block))

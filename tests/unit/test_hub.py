@@ -99,7 +99,7 @@ def test_all_parts_of_a_split_model_arrive_and_the_first_is_given(hub: FakeHub) 
     parts = {f"Q8_0/m-Q8_0-0000{i}-of-00003.gguf": content(30_000, seed=str(i)) for i in (1, 2, 3)}
     hub.repos["o/r"].files.update(parts)
     path = pull(Reference("o/r", "Q8_0")).path
-    assert path.name == "m-Q8_0-00001-of-00003.gguf"
+    assert path.name == "m-Q8_0-00001-of-00003.gguf" and notes == [f"{next(iter(parts))} (0.1 MB in 3 parts)"]
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == {
         Path(name).name: data for name, data in parts.items()
     }
@@ -178,6 +178,17 @@ def test_a_hub_that_stalls_is_left_and_asked_again(hub: FakeHub, monkeypatch: py
     hub.stall_after = 150_000
     assert pull().path.read_bytes() == content()
     assert hub.ranges()[0] == 0 and hub.ranges()[1] > 100_000
+
+
+@pytest.mark.parametrize(("seconds", "in_time"), [(0.05, True), (30.0, False)])
+def test_slow_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, seconds: float, in_time: bool) -> None:
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 0.5)
+    hub.slow = {"/api/": seconds, "/resolve/": seconds, "/content/": seconds}
+    if in_time:
+        assert pull().path.read_bytes() == content()
+    else:
+        assert "failed (ReadTimeout" in refusal()
 
 
 def test_ctrl_c_keeps_what_was_fetched(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +348,34 @@ def test_a_file_that_has_just_gone(hub: FakeHub) -> None:
 def test_lists_without_checksums_are_refused(hub: FakeHub, listed: dict[str, object]) -> None:
     hub.repos["o/r"].listed[NAME] = listed
     assert "gives no checksum" in refusal()
+
+
+@pytest.mark.parametrize("difference", [-10, 10])
+def test_lists_with_wrong_sizes_are_found_out(hub: FakeHub, difference: int) -> None:
+    digest, size = hashlib.sha256(content()).hexdigest(), len(content()) + difference
+    hub.repos["o/r"].listed[NAME] = {"lfs": {"sha256": digest, "size": size, "pointerSize": 134}}
+    assert "run entmtp-local pull o/r:Q4_K_M" in refusal()
+    assert find_cached(REFERENCE) is None
+    hub.repos["o/r"].listed.clear()
+    assert pull().path.read_bytes() == content()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"lfs": {"size": 5}},
+        {"lfs": "x"},
+        {"lfs": {"sha256": None, "size": None, "pointerSize": None}},
+        {"size": "many", "lfs": None, "blobId": 7},
+        {"rfilename": None},
+        {"rfilename": "a\0-Q4_K_M.gguf"},
+        {"rfilename": "../../../m-Q4_K_M.gguf"},
+    ],
+)
+def test_nonsense_in_lists_ends_with_a_sentence(hub: FakeHub, listed: dict[str, object]) -> None:
+    hub.repos["o/r"].listed[NAME] = listed
+    assert "entmtp-local pull" in refusal()
+    assert find_cached(REFERENCE) is None
 
 
 def test_what_is_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_pull_usage(hub: FakeHub) -> None:
 
 def test_what_was_fetched_but_cannot_be_run_is_said(hub: FakeHub) -> None:
     hub.repos["o/r"].files[NAME] = content(3_000)
-    assert_one_line_error(call("pull", "o/r"), 1, NAME)
+    assert_one_line_error(call("pull", "o/r"), 1, NAME, "The repository has it so: entmtp-local pull --list o/r")
 
 
 def test_chat_fetches_once_and_then_needs_no_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
