@@ -20,6 +20,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from huggingface_hub import close_session, constants
+
+from entmtp_local.hub import download
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -232,7 +235,6 @@ def serving() -> Iterator[FakeHub]:
 
 def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands of this process ask that hub, without a token and into an empty cache folder."""
-    from huggingface_hub import close_session, constants, file_download
 
     for name, value in {
         "ENDPOINT": hub.endpoint,
@@ -243,8 +245,6 @@ def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DOWNLOAD_TIMEOUT": 2,
         "HF_HUB_ETAG_TIMEOUT": 2,
-        # what an interruption may lose
-        "DOWNLOAD_CHUNK_SIZE": 10_000,
     }.items():
         monkeypatch.setattr(constants, name, value, raising=False)
     # no proxy stands between, also for processes that are started
@@ -253,4 +253,6 @@ def use(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     close_session()
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-    monkeypatch.setattr(file_download.time, "sleep", lambda _seconds: None)
+    # what an interruption may lose, and what is waited before another attempt
+    monkeypatch.setattr(download, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)

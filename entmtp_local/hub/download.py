@@ -1,8 +1,8 @@
 """Fetch a model from the hub into the cache folder: resumed where it stopped, checked against the hub's checksum.
 
-The package's own hf_hub_download throws away what an interrupted process had fetched, and compares sizes only; so the transfer
-(its http_get, which asks again when a connection breaks) writes to a file that stays, and the result is hashed before it gets its
-place. `etag.incomplete` is the name that the package's earlier versions used and go on from.
+The package's own hf_hub_download throws away what an interrupted process had fetched, and compares sizes only; its http_get calls
+itself for every broken connection, without an end where a server knows no ranges. So the transfer is done here, to a file that
+stays, and the result is hashed before it gets its place. `etag.incomplete` is the name that earlier versions of the package used.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from filelock import Timeout
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HTTPError
-from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status, logging, tqdm
 
 from entmtp_local import __version__
@@ -33,6 +34,13 @@ _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _N_SHA256 = 64  # digits
 _BLOCK = 1 << 22
 _LOCK_SECONDS = 0.3
+# An interruption loses no more than this.
+CHUNK_BYTES = 1 << 20
+# Attempts in a row that bring nothing new, and what is waited before each.
+_N_VAIN, PAUSE_SECONDS = 5, 1.0
+_PARTIAL_CONTENT = 206
+# Statuses that pass.
+_PASSING = (408, 429, 500, 502, 503, 504)
 _NAME = "entmtp-local"
 
 Note = Callable[[str], None]
@@ -197,27 +205,42 @@ def _fetch(repo: _Repo, file: RepoFile, reference: Reference, note: Note) -> Non
 
 
 def _transfer(repo: _Repo, file: RepoFile, partial: Path) -> None:
-    """Fetch what is missing; goes on after broken connections as long as something arrives."""
+    """Fetch what is missing; a connection that breaks off is opened again where it ended, as long as that brings anything new."""
     if _size(partial) > file.size:
         partial.unlink()
-    while True:
-        there = _size(partial)
-        try:
-            with partial.open("ab") as out:
-                http_get(
-                    repo.url(file),
-                    out,
-                    resume_size=there,
-                    headers=_headers(),
-                    expected_size=file.size,
-                    displayed_filename=Path(file.name).name,
-                )
-                out.flush()
-                os.fsync(out.fileno())
-            return
-        except HTTPError as error:
-            if getattr(error, "response", None) is not None or _size(partial) <= there:
-                raise
+    with partial.open("ab") as out, _bar(Path(file.name).name, file.size, out.tell()) as bar:
+        furthest, n_vain = out.tell(), 0
+        while out.tell() < file.size:
+            try:
+                _receive(repo.url(file), out, file.size, bar)
+            except HTTPError as error:
+                answer = getattr(error, "response", None)
+                n_vain = 0 if out.tell() > furthest else n_vain + 1
+                if n_vain == _N_VAIN or (answer is not None and answer.status_code not in _PASSING):
+                    raise
+                furthest = max(furthest, out.tell())
+                time.sleep(PAUSE_SECONDS)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _receive(url: str, out: IO[bytes], size: int, bar: tqdm) -> None:
+    """Write what one connection brings beyond what is in the file."""
+    start = out.tell()
+    headers = {**_headers(), "Range": f"bytes={start}-", "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        if response.status_code != _PARTIAL_CONTENT:
+            # the server knows no ranges and sends all of it
+            out.seek(0)
+            out.truncate()
+            bar.reset()
+        for block in response.iter_bytes(CHUNK_BYTES):
+            out.write(block)
+            bar.update(len(block))
+            if out.tell() > size:
+                break  # whatever this is, it does not have the checksum
 
 
 def _is_whole(path: Path, file: RepoFile) -> bool:
@@ -250,6 +273,11 @@ def _link(repo: _Repo, file: RepoFile) -> None:
     except OSError:
         # a file system without links: the content goes where it is looked for, as the hub's own tools do it
         os.replace(blob, link)
+
+
+def _bar(label: str, size: int, done: int, *, leave: bool = True) -> tqdm:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(desc=label, total=size, initial=done, unit="B", unit_scale=True, leave=leave, disable=None)
 
 
 def _headers() -> dict[str, str]:

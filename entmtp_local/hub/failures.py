@@ -32,7 +32,7 @@ def explained(reference: Reference) -> Iterator[None]:
     """Turn every failure inside into a HubError."""
     try:
         yield
-    except (EntMTPError, KeyboardInterrupt):
+    except EntMTPError:
         raise
     except Exception as error:
         raise HubError(_explain(error, reference)) from error

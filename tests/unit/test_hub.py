@@ -180,6 +180,20 @@ def test_a_hub_that_stalls_is_left_and_asked_again(hub: FakeHub, monkeypatch: py
     assert hub.ranges()[0] == 0 and hub.ranges()[1] > 100_000
 
 
+def test_statuses_that_pass_are_waited_for(hub: FakeHub) -> None:
+    # the first request is for the beginning alone
+    hub.break_after = 60_000
+    hub.spoil = lambda data: data if hub.n_sent < 100_000 else fail_for_a_while(data)
+
+    def fail_for_a_while(data: bytes) -> bytes:
+        hub.fail["/content/"] = [503, 500, 429]
+        hub.spoil = bytes
+        return data
+
+    assert pull().path.read_bytes() == content()
+    assert hub.fail["/content/"] == [] and hub.ranges() == sorted(hub.ranges())
+
+
 @pytest.mark.parametrize(("seconds", "in_time"), [(0.05, True), (30.0, False)])
 def test_slow_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, seconds: float, in_time: bool) -> None:
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
@@ -192,18 +206,15 @@ def test_slow_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, seconds: fl
 
 
 def test_ctrl_c_keeps_what_was_fetched(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = download.http_get
-
-    def interrupted(url: str, out: object, **options: object) -> None:
-        whole(url, SimpleNamespace(write=lambda block: stop(out, block)), **options)  # type: ignore[arg-type]
-
-    def stop(out: object, block: bytes) -> None:
-        if out.tell() >= 100_000:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-        out.write(block)  # type: ignore[attr-defined]
+    class Interrupted(download.tqdm):  # type: ignore[misc]
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self.n >= 100_000:
+                raise KeyboardInterrupt
+            return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "http_get", interrupted)
+        patch.setattr(download, "tqdm", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             pull()
     assert [path.stat().st_size for path in partials()] == [100_000]
@@ -219,6 +230,12 @@ def test_a_server_without_ranges_sends_all_again(hub: FakeHub) -> None:
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"x" * 70_000)
     assert pull().path.read_bytes() == content()
+
+
+def test_a_server_without_ranges_that_breaks_off_is_not_asked_for_ever(hub: FakeHub) -> None:
+    hub.knows_ranges, hub.break_after = False, 60_000
+    assert "the connection to" in refusal()
+    assert len(hub.ranges()) < 20
 
 
 @pytest.mark.parametrize("left", [b"x" * 70_000, b"x" * 200_000, b"x" * 300_000])
@@ -265,10 +282,10 @@ def test_room_is_looked_for_first(hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_disk_that_is_full_all_the_same(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "http_get", full)
+    monkeypatch.setattr(download, "_receive", full)
     assert "is full; make room and run entmtp-local pull o/r:Q4_K_M" in refusal()
 
 

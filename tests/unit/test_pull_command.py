@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -152,8 +151,8 @@ def test_shells_complete_what_is_here(hub: FakeHub, monkeypatch: pytest.MonkeyPa
 CHILD = """
 import sys
 sys.path[:0] = [{root!r}]
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = 10_000
+from entmtp_local.hub import download
+download.CHUNK_BYTES = 10_000
 from entmtp_local.cli.main import main
 main(["pull", "o/r"])
 """
@@ -169,7 +168,7 @@ def test_a_process_that_is_ended_goes_on_where_it_was(hub: FakeHub, tmp_path: Pa
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size >= 900_000 for path in repo_folder("o/r").glob("blobs/*.incomplete")):
             assert time.monotonic() < deadline and child.poll() is None
-            threading.Event().wait(0.02)
+            time.sleep(0.02)
         child.send_signal(sent)
         _, stderr = child.communicate(timeout=60)
     assert child.returncode == code
