@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants
-
 from entmtp_local.errors import HubError
 from entmtp_local.hub.header import file_announces_head
 from entmtp_local.hub.names import Reference, RepoFile, RepoModel, choose, head_for, models_of
@@ -35,6 +33,9 @@ class ModelFiles:
 
 def cache_folder() -> Path:
     """Where the hub's tools keep files: HF_HUB_CACHE, or hub/ in HF_HOME."""
+    # a package that models in files do without, also where it is not installed
+    from huggingface_hub import constants
+
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
