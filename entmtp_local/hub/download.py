@@ -210,15 +210,20 @@ def _transfer(repo: _Repo, file: RepoFile, partial: Path) -> None:
         partial.unlink()
     with partial.open("ab") as out, _bar(Path(file.name).name, file.size, out.tell()) as bar:
         furthest, n_vain = out.tell(), 0
-        while out.tell() < file.size:
+        while out.tell() < file.size and n_vain < _N_VAIN:
+            failure = None
             try:
                 _receive(repo.url(file), out, file.size, bar)
             except HTTPError as error:
                 answer = getattr(error, "response", None)
-                n_vain = 0 if out.tell() > furthest else n_vain + 1
-                if n_vain == _N_VAIN or (answer is not None and answer.status_code not in _PASSING):
+                if answer is not None and answer.status_code not in _PASSING:
                     raise
-                furthest = max(furthest, out.tell())
+                failure = error
+            n_vain = 0 if out.tell() > furthest else n_vain + 1
+            furthest = max(furthest, out.tell())
+            if failure is not None and n_vain == _N_VAIN:
+                raise failure
+            if out.tell() < file.size:
                 time.sleep(PAUSE_SECONDS)
         out.flush()
         os.fsync(out.fileno())
@@ -250,11 +255,7 @@ def _is_whole(path: Path, file: RepoFile) -> bool:
     if len(file.etag) != _N_SHA256:
         return True
     digest = hashlib.sha256()
-    label = f"checking {Path(file.name).name}"
-    with (
-        path.open("rb") as content,
-        tqdm(total=file.size, unit="B", unit_scale=True, desc=label, leave=False, disable=None) as bar,
-    ):
+    with path.open("rb") as content, _bar(f"checking {Path(file.name).name}", file.size, leave=False) as bar:
         while block := content.read(_BLOCK):
             digest.update(block)
             bar.update(len(block))
@@ -275,7 +276,7 @@ def _link(repo: _Repo, file: RepoFile) -> None:
         os.replace(blob, link)
 
 
-def _bar(label: str, size: int, done: int, *, leave: bool = True) -> tqdm:
+def _bar(label: str, size: int, done: int = 0, *, leave: bool = True) -> tqdm:
     """A progress bar on a terminal, nothing elsewhere."""
     return tqdm(desc=label, total=size, initial=done, unit="B", unit_scale=True, leave=leave, disable=None)
 

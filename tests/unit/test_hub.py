@@ -368,7 +368,9 @@ def test_lists_without_checksums_are_refused(hub: FakeHub, listed: dict[str, obj
 
 
 @pytest.mark.parametrize("difference", [-10, 10])
-def test_lists_with_wrong_sizes_are_found_out(hub: FakeHub, difference: int) -> None:
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_lists_with_wrong_sizes_are_found_out(hub: FakeHub, difference: int, knows_ranges: bool) -> None:
+    hub.knows_ranges = knows_ranges
     digest, size = hashlib.sha256(content()).hexdigest(), len(content()) + difference
     hub.repos["o/r"].listed[NAME] = {"lfs": {"sha256": digest, "size": size, "pointerSize": 134}}
     assert "run entmtp-local pull o/r:Q4_K_M" in refusal()
