@@ -42,3 +42,7 @@ class ProfileError(EntMTPError):
 
 class ServerError(EntMTPError):
     """A program that is measured against is missing, fails, or contradicts itself."""
+
+
+class HubError(EntMTPError):
+    """A model cannot be fetched from the hub, or is not there."""

@@ -84,14 +84,18 @@ def fingerprint(path: Path) -> str:
 
 def key_of(session: Session, options: SessionOptions) -> Key:
     """What a profile of the opened model holds for."""
-    engine = session.engine_info
+    return key_for(options, session.engine_info, session.device)
+
+
+def key_for(options: SessionOptions, engine: Mapping[str, str], device: str) -> Key:
+    """What a profile holds for that is measured with these options, by an engine on a device."""
     # where the build is not recorded, the libraries tell it from others
     known = ("libraries_sha256",) if "libraries_sha256" in engine else ("source_sha256", "patches_sha256")
     return Key(
         model=fingerprint(options.model_path),
         mtp_model=fingerprint(options.mtp_path) if options.mtp_path else None,
         engine=" ".join((*(engine[name][:16] for name in known), engine["backend"])),
-        device=session.device,
+        device=device,
         n_threads=options.n_threads or physical_cores(),
         n_gpu_layers=options.n_gpu_layers,
         draft_vocab=options.draft_vocab,

@@ -26,7 +26,8 @@ from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.cli.bench_models import BenchedModel
-from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, find_model, parse_draft_head_type, parse_draft_vocab
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.errors import UsageError
 from entmtp_local.files import check_writable
 from entmtp_local.native.source import find_layout
@@ -53,7 +54,7 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
 @click.option(
     "--policies",
     metavar="A,B,...",
@@ -156,10 +157,11 @@ def bench(models: tuple[str, ...], **options: Any) -> None:
     what is measured.
 
     \b
-    entmtp-local bench model.gguf --json bench.json --report bench.html
-    entmtp-local bench model.gguf --json bench.json --resume
-    entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
-    entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
+    Examples:
+      entmtp-local bench model.gguf --json bench.json --report bench.html
+      entmtp-local bench model.gguf --json bench.json --resume
+      entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
+      entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
     """
     sys.exit(_bench(models, options))
 
@@ -168,14 +170,14 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     for name in ("json_file", "report"):
         if options[name] is not None:
             check_writable(options[name])
-    paths = [find_model(model) for model in models] or [find_model(None)]
+    files = [find_model(model, options["mtp_model"]) for model in models or (None,)]
     chosen = _chosen(options["tasks"] or workloads.NAMES, options["n_prompts"])
     stock = _stock(options)
     peers = _peers(options["peers"])
     out = Progress(sys.stderr)
     with _ended_by_signals():
         try:
-            benches = [BenchedModel(i, path, options, chosen, stock, peers) for i, path in enumerate(paths)]
+            benches = [BenchedModel(i, each, options, chosen, stock, peers) for i, each in enumerate(files)]
             settings = _settings(benches, options, chosen, stock, peers)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             record = Record.begin(options["json_file"], settings, created, resume=options["resume"])

@@ -27,7 +27,8 @@ from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, find_model, open_for_drafts, parse_draft_head_type, parse_draft_vocab
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, open_for_drafts, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
 from entmtp_local.errors import ProfileError, UsageError, visible
 from entmtp_local.files import check_writable
@@ -48,7 +49,7 @@ REPLAYED = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "--task",
     "tasks",
@@ -114,9 +115,10 @@ def calibrate_command(model: str | None, **options: Any) -> None:
     on where it was.
 
     \b
-    entmtp-local calibrate model.gguf                          all tasks, some minutes
-    entmtp-local calibrate model.gguf --task notes.txt --report page.html
-    entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
+    Examples:
+      entmtp-local calibrate model.gguf                          all tasks, some minutes
+      entmtp-local calibrate model.gguf --task notes.txt --report page.html
+      entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
         _replay(options)
@@ -137,14 +139,14 @@ def _effort(options: dict[str, Any]) -> Effort:
 
 def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     effort = _effort(options)
-    path = find_model(model)
+    files = find_model(model, options["mtp_model"])
     tasks = options["tasks"] or workloads.NAMES
     _check_writable(
         [options[name] for name in ("out", "log_file", "report") if options[name] is not None],
-        [path, options["mtp_model"] or path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
+        [files.path, files.mtp_path or files.path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
     )
     chosen = calibration_prompts(tasks, effort.n_prompts)
-    info, settings = open_for_drafts(path, options)
+    info, settings = open_for_drafts(files, options)
     with Interrupt() as interrupt, Session.open(settings, interrupt) as session:
         for notice in session.notices:
             click.echo(notice, err=True)
@@ -189,7 +191,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         )
     profile.save(out)
     # what people call it; a fingerprint tells it from all others
-    log.about |= {"name": info.name, "file": path.name, "device": key.device}
+    log.about |= {"name": info.name, "file": settings.model_path.name, "device": key.device}
     if settings.mtp_path is not None:
         log.about["mtp_file"] = settings.mtp_path.name
     if options["log_file"] is not None:

@@ -10,22 +10,31 @@ import click
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.chat.repl import Repl, Terminal
+from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import Options, model_options, open_session, prepare, ready_policy, sampling_options
 from entmtp_local.speculative.copying import CopyDrafter
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @sampling_options
 @model_options
 def chat(model: str | None, **shared: Any) -> None:
     """Talk with a model.
 
-    MODEL is the path of a .gguf file; without it the shipped model is used. /help lists the commands. Ctrl-C stops an
-    answer; at the prompt, pressed twice, it leaves, and so does Ctrl-D.
+    MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
+    the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt, pressed twice, it leaves, and so
+    does Ctrl-D.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
     standard output as it is, ended by a newline; everything else goes to standard error.
+
+    \b
+    Examples:
+      entmtp-local chat
+      entmtp-local chat model.gguf --temp 0.6 -c 16384
+      entmtp-local chat owner/model-GGUF:Q4_K_M
+      echo "What is MTP?" | entmtp-local chat model.gguf
     """
     options = Options(model=model, **shared)
     plan = prepare(options)

@@ -12,9 +12,11 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.machine import N_CELLS, available_memory, largest_context, memory_needed, readable_size
+from entmtp_local.cli.models import find_model
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
+from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
@@ -32,12 +34,8 @@ DEFAULT_N_CTX = 4096
 # The engine's smallest choice, which is also the step of larger ones.
 MIN_DRAFT_VOCAB = native.VOCAB_STEP
 
-# llama.cpp allocates the context in blocks of this many tokens.
-_N_CELLS = 256
 # Far above what any model is trained for, far below where llama.cpp's 32-bit counts end.
 MAX_N_CTX = 2**27
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -178,8 +176,8 @@ _MODEL_OPTIONS = (
         callback=parse_draft_head_type,
         default="auto",
         metavar=HEAD_TYPES,
-        help="Draft from a copy of the output matrix in a smaller type, or from it as it is. Default: auto, Q4_0 where it has 8 "
-        "bits a weight and more.",
+        help="Draft from a copy of the output matrix in a smaller type, or from it as it is. Default: auto, Q8_0 where it has "
+        "16 bits a weight.",
     ),
     click.option(
         "--copy/--no-copy",
@@ -261,11 +259,11 @@ def prepare(options: Options) -> Plan:
 
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    path = find_model(options.model)
-    info = read_model(path)
+    files = find_model(options.model, options.mtp_model)
+    info = read_model(files.path)
     sidecar = None
-    if options.mtp_model is not None:
-        sidecar = read_model(options.mtp_model, role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = parse_policy(default_policy(info, sidecar or info) if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
@@ -286,8 +284,8 @@ def prepare(options: Options) -> Plan:
             f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
         )
     session = SessionOptions(
-        model_path=path,
-        mtp_path=options.mtp_model,
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=n_ctx,
         n_threads=options.n_threads,
         n_gpu_layers=options.n_gpu_layers,
@@ -329,23 +327,23 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
     return policy
 
 
-def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
+def open_for_drafts(files: ModelFiles, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
     """How to open a model that is to be calibrated.
 
     Args:
-        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab, draft_head_type and verbose.
+        options: with n_ctx, n_threads, n_gpu_layers, draft_vocab, draft_head_type and verbose.
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    info = read_model(path)
+    info = read_model(files.path)
     sidecar = None
-    if options["mtp_model"] is not None:
-        sidecar = read_model(options["mtp_model"], role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = EntMTP()  # of the largest trees that are measured
     check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"])
     return info, SessionOptions(
-        model_path=path,
-        mtp_path=options["mtp_model"],
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=options["n_ctx"],
         n_threads=options["n_threads"],
         n_gpu_layers=options["n_gpu_layers"],
@@ -355,34 +353,6 @@ def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, 
         draft_head_type=options["draft_head_type"],
         verbose=options["verbose"],
     )
-
-
-def find_model(model: str | None) -> Path:
-    """Turn the MODEL argument into a path.
-
-    Raises: UsageError when it names no file and cannot.
-    """
-    if model is None:
-        shipped = shipped_model()
-        if shipped is None:
-            raise UsageError("no model was named and none is shipped with this installation; give the path of a .gguf file.")
-        return shipped
-    path = Path(model)
-    if not path.exists() and not model.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", model):
-        raise UsageError(
-            f"there is no file {model}, and models of a repository cannot be downloaded by this version; "
-            "download the .gguf file and give its path."
-        )
-    return path
-
-
-def shipped_model() -> Path | None:
-    """The model that comes with the checkout or the installed package, None if there is none."""
-    for directory in (_PACKAGE.parent / "models", _PACKAGE / "_models"):
-        files = sorted(directory.glob("*.gguf"))
-        if files:
-            return files[0]
-    return None
 
 
 def default_n_ctx(info: ModelInfo) -> int:
@@ -454,14 +424,12 @@ def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy:
 
     if available is None or needed(n_ctx) <= available:
         return
-    if needed(_N_CELLS) > available:
+    largest = largest_context(needed, available)
+    if largest is None:
         raise ModelFileError(
-            f"{info.path} needs {readable_size(needed(_N_CELLS))} of memory and {readable_size(available)} are available; "
+            f"{info.path} needs {readable_size(needed(N_CELLS))} of memory and {readable_size(available)} are available; "
             "close other programs or use a smaller quantisation."
         )
-    # memory grows evenly with the context
-    per_block = needed(2 * _N_CELLS) - needed(_N_CELLS)
-    largest = _N_CELLS * (1 + (available - needed(_N_CELLS)) // per_block)
     raise UsageError(
         f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
         f"{readable_size(available)} are available; the largest that fits is -c {largest}."

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,20 @@ _REBUILD = "rebuild it with scripts/setup (or: python -m entmtp_local.native.bui
 _HASHED_BYTES = 8 << 20
 
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics processor that the engine can compute on.
+
+    Args:
+        name: as ggml describes it.
+        free_bytes, total_bytes: of its memory; where it shares main memory, what it may use of that.
+    """
+
+    name: str
+    free_bytes: int
+    total_bytes: int
 
 
 def library_file(directory: Path) -> Path:
@@ -62,9 +77,16 @@ def engine_directory() -> Path:
     """Where the engine libraries are; builds them when they are not there yet.
 
     ENTMTP_LOCAL_ENGINE names a directory of libraries to use instead.
+
+    Raises: EngineError when there is none, or when none can be built.
     """
     override = os.environ.get("ENTMTP_LOCAL_ENGINE")
     if override:
+        if not library_file(Path(override)).is_file():
+            raise EngineError(
+                f"ENTMTP_LOCAL_ENGINE names {override}, where no engine library is; unset it, or name the folder of "
+                f"{library_file(Path(override)).name}."
+            )
         return Path(override)
     from entmtp_local.native.build import ensure_engine
 
@@ -159,3 +181,24 @@ def device_name() -> str:
         if device:
             return str(describe(device).decode())
     return "unknown"
+
+
+def gpus() -> list[Gpu]:
+    """The graphics processors that the engine sees; their memory as it is now."""
+    lib = load().llama_cpp._lib
+    count, get, kind = lib.ggml_backend_dev_count, lib.ggml_backend_dev_get, lib.ggml_backend_dev_type
+    describe, memory = lib.ggml_backend_dev_description, lib.ggml_backend_dev_memory
+    count.restype, count.argtypes = ctypes.c_size_t, []
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    kind.restype, kind.argtypes = ctypes.c_int, [ctypes.c_void_p]
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    memory.restype, memory.argtypes = None, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+    found = []
+    for i in range(count()):
+        device = get(i)
+        if kind(device) not in (_DEVICE_TYPE_GPU, _DEVICE_TYPE_IGPU):
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        memory(device, ctypes.byref(free), ctypes.byref(total))
+        found.append(Gpu(describe(device).decode(), free.value, total.value))
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,8 +45,9 @@ _N_ROUNDS = 6
 
 SAME = "same"
 DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
-# Of a head of fewer bits a weight, a copy would save too little.
-_COPY_FROM_BITS = 8.0
+# What drafts read of a head of 16 bits a weight and more: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
+# what it saves, and of smaller heads a copy saves too little.
+_COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
 # Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
 _COPIED_AHEAD = 32_768
 
@@ -64,7 +66,7 @@ class SessionOptions:
     max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
     # The type of the rows of the output matrix that drafts read, as GGUF names it: SAME = as they are, None =
-    # the smallest of DRAFT_HEAD_TYPES, where rows have at least eight bits a weight.
+    # Q8_0 where they have 16 bits a weight.
     draft_head_type: str | None = None
     verbose: bool = False  # show llama.cpp's own log
     # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
@@ -172,7 +174,10 @@ class Session:
         params.progress_callback = progress
         model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise ModelFileError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
+            raise ModelFileError(
+                f"llama.cpp cannot load {path}: {self._log.last_error()}; entmtp-local info {shlex.quote(str(path))} tells what "
+                "it needs and what this machine has."
+            )
         return model
 
     def _new_context(self, model: Any, *, mtp: bool) -> Any:
@@ -543,7 +548,7 @@ class Session:
         wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
         if wanted == SAME or (wanted is None and own < _COPY_FROM_BITS):
             return
-        kind = GGMLQuantizationType[wanted or DRAFT_HEAD_TYPES[-1]]
+        kind = GGMLQuantizationType[wanted or _COPY_TYPE]
         n_values, n_bytes = GGML_QUANT_SIZES[kind]
         if (
             self._api.mtp_set_vocab(self._ctx_mtp, _COPIED_AHEAD) > 0
