@@ -45,7 +45,7 @@ _N_ROUNDS = 6
 
 SAME = "same"
 DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
-# What drafts read of a head of 16 bits a weight and more: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
+# What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
 # what it saves, and of smaller heads a copy saves too little.
 _COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
 # Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
