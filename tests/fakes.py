@@ -132,6 +132,9 @@ class FakeSession:
     def n_past(self) -> int:
         return len(self._tokens)
 
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        self.warmed_up = tuple(sizes)
+
     @property
     def tokens(self) -> list[int]:
         return list(self._tokens)

@@ -24,7 +24,7 @@ from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
-from entmtp_local.speculative.policy import KNOWN, parse_policy
+from entmtp_local.speculative.policy import KNOWN, parse_policy, sizes_of
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
@@ -324,6 +324,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
+    session.warm_up(sizes_of(policy))
     return policy
 
 

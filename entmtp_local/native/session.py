@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,8 @@ DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
 _COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
 # Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
 _COPIED_AHEAD = 32_768
+
+_USUAL_VOCAB = 16_384  # tokens that most texts are drafted from where that follows the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -585,14 +588,7 @@ class Session:
         """
         if not keep:
             self.clear()
-        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
-        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
-        room = min(most + 1, self._n_ctx - self.n_past)
-        trees = {
-            size: DraftTree(TreeShape.chain(size - 1), (0,) * size)
-            for size in sorted(sizes, key=lambda size: (size not in (1, 4), size))
-            if size <= room
-        }
+        trees = self._chains(sorted(sizes, key=lambda size: (size not in (1, 4), size)))
         found: dict[int, float] = {}
         end = perf_counter() + limit
         # Round by round, so that something else on this machine makes no single size dear. The first pass of a size builds its
@@ -606,6 +602,38 @@ class Session:
         if not keep:
             self.clear()
         return found
+
+    def warm_up(self, sizes: Sequence[int], limit: float = 1.0) -> None:
+        """Have the engine build what verifying so many nodes takes, rather than when tokens are waited for. Empties the session.
+
+        Args:
+            limit: seconds after which no more is begun; what is left is built when it is needed.
+        """
+        self.clear()
+        end = perf_counter() + limit
+        for tree in self._chains(sizes).values():
+            if perf_counter() < end:
+                self._verified_in(tree)
+        self.clear()
+
+    def _chains(self, sizes: Sequence[int]) -> dict[int, DraftTree]:
+        """Chains of so many nodes; those that cannot be verified are left out."""
+        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
+        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
+        room = min(most + 1, self._n_ctx - self.n_past)
+        return {size: DraftTree(TreeShape.chain(size - 1), (0,) * size) for size in sizes if size <= room}
+
+    @contextmanager
+    def steady_draft_vocab(self) -> Iterator[None]:
+        """Draft from as many tokens as texts usually need, and learn nothing from the tokens that come: they are no text."""
+        follows = self._draft_vocab is not None
+        if follows:
+            self.set_draft_vocab(_USUAL_VOCAB)
+        try:
+            yield
+        finally:
+            if follows:
+                self.set_draft_vocab(None)
 
     def _verified_in(self, tree: DraftTree) -> float:
         begin = perf_counter()

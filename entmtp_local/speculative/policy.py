@@ -9,6 +9,7 @@ from pathlib import Path
 
 from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file
+from entmtp_local.speculative.cost import SIZES
 from entmtp_local.speculative.entmtp import SIGNALS, EntMTP
 from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.grown import WAYS, GrownTree
@@ -31,6 +32,12 @@ KNOWN = (
     "(N from 1 to 31), from entmtp to here also with :TASK for one calibrated task, tree:narrow, tree:wide, "
     "or tree:FILE.json with a list of parents"
 )
+
+
+def sizes_of(policy: Policy) -> tuple[int, ...]:
+    """Sizes of trees, the root included, that a policy's steps are likely to need."""
+    most = policy.max_nodes + 1
+    return tuple(size for size in SIZES if size <= most) if policy.needs_profile else tuple(sorted({1, most}))
 
 
 def parse_policy(text: str) -> Policy:

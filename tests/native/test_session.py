@@ -378,3 +378,24 @@ def test_entropy_of_a_row(tiny: Path, on_device: bool) -> None:
             p = np.exp(logits - logits.max())
             p /= p.sum()
             assert session.entropy(row) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-4)
+
+
+def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:3") as session:
+        expected, drafts = run(session, PROMPT, "chain:3", 30)
+        session.warm_up((1, 2, 4, 64))
+        assert session.n_past == 0
+        found, again = run(session, PROMPT, "chain:3", 30)
+        assert found.tokens == expected.tokens
+        session.warm_up((1, 2, 4), limit=0.0)
+        assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
+
+
+def test_measuring_costs_says_nothing_of_the_text() -> None:
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3)) as session:
+        with session.steady_draft_vocab():
+            assert session._draft_vocab is None
+            session.prefill([0] * 64, lambda: False)
+        chooser = session._draft_vocab
+        assert chooser is session._vocab_chooser
+        assert chooser is None or chooser._seen == 0

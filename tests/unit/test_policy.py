@@ -10,7 +10,7 @@ import pytest
 
 from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.speculative.cost import CostTable
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.policy import parse_policy, sizes_of
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, chain
@@ -136,3 +136,8 @@ def test_within_limits() -> None:
     assert chain(6).within(limits(trees=False, max_depth=3)).name == "chain:3"
     assert chain(6).within(limits(trees=False, max_depth=6, max_nodes=6)).name == "chain:6"
     assert WIDE.within(limits(max_depth=0, max_nodes=0)) is OFF
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("off", (1,)), ("chain:3", (1, 4)), ("throughput", (*range(1, 11), 12, 16))])
+def test_sizes_that_steps_are_likely_to_need(name: str, sizes: tuple[int, ...]) -> None:
+    assert sizes_of(parse_policy(name)) == sizes
