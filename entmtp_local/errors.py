@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 
+def visible(text: str) -> str:
+    """Text for a terminal, on one line: characters that it would act on are escaped, such as those of names from files."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class EntMTPError(Exception):
     """Base of the errors that end a command with one sentence and no traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # sentences hold names from files
+        super().__init__("\n".join(map(visible, message.split("\n"))))
 
 
 class UsageError(EntMTPError):
@@ -41,3 +50,7 @@ class TranscriptError(EntMTPError):
 
 class ServerError(EntMTPError):
     """A program that is measured against is missing, fails, or contradicts itself."""
+
+
+class HubError(EntMTPError):
+    """A model cannot be fetched from the hub, or is not there."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
+
+from entmtp_local.errors import UsageError
 
 
 def user_cache() -> Path:
@@ -27,13 +31,54 @@ def user_data() -> Path:
     return Path.home() / "Library" / "Application Support" if sys.platform == "darwin" else Path.home() / ".local" / "share"
 
 
+def _check_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to read. A pipe would be waited for without end, and a device read without end: neither is opened.
+
+    Raises: OSError, also where it is something else than a regular file.
+    """
+    _check_regular(path)
+    return path.open("rb")
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in the system's words where it has some."""
+    return isinstance(error, OSError) and error.strerror or type(error).__name__
+
+
+def _place(path: Path) -> Path:
+    """Where a file of this name is written: a link stays, and what it leads to is replaced.
+
+    Raises: OSError where something else than a regular file is there, or links lead in a circle.
+    """
+    with suppress(FileNotFoundError):
+        _check_regular(path)
+    return Path(os.path.realpath(path))
+
+
+def check_writable(path: Path) -> None:
+    """Raises: UsageError before minutes are spent on what cannot be written, or would replace what is no file."""
+    try:
+        folder = _place(path).parent
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"{path} cannot be written: its folder {folder} does not exist or may not be written.")
+
+
 @contextmanager
 def replace_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Write a file that takes its name only when it is complete; what is there is kept until then and where writing fails.
 
     Args:
         private: nobody but its owner may read it.
+    Raises: OSError, also where something else than a regular file is there.
     """
+    path = _place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115 - closed below
     try:

@@ -180,8 +180,9 @@ class Plot:
             x = self.x(value)
             self._marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             self._marks.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{text(label)}</text>')
-        self._marks.append(f'<text x="2" y="12">{text(y_label)}</text>')
-        self._marks.append(f'<text x="{right}" y="{self._height - 4}" text-anchor="end">{text(x_label)}</text>')
+        self._marks.append(f'<text class="axis" x="2" y="12">{text(y_label)}</text>')
+        at = f'x="{right}" y="{self._height - 4}" text-anchor="end"'
+        self._marks.append(f'<text class="axis" {at}>{text(x_label)}</text>')
 
     def name(self, label: str, colour: str, kind: str = "mark") -> None:
         """An entry of the legend: a dot, or a line where the kind is one of lines."""

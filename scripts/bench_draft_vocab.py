@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.engine import Stats  # noqa: E402
-from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions, physical_cores  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import chain  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536])
+    parser.add_argument("--head-type", choices=(SAME, *DRAFT_HEAD_TYPES), help="of the rows that drafts read (default: auto)")
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
     parser.add_argument("--temp", type=float, default=0.8)
@@ -65,11 +66,18 @@ def main() -> None:
     options = parser.parse_args()
 
     settings = SessionOptions(
-        options.model, n_ctx=N_CTX, n_threads=options.threads, max_depth=options.depth, max_nodes=options.depth, draft_vocab=0
+        options.model,
+        n_ctx=N_CTX,
+        n_threads=options.threads,
+        max_depth=options.depth,
+        max_nodes=options.depth,
+        draft_vocab=0,
+        draft_head_type=options.head_type,
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "depth": options.depth, "workloads": {}}
     with Session.open(settings) as session:
         sizes: list[int | None] = [0, *(size for size in options.sizes if size < session.n_vocab), None]
+        report["head_type"] = session.draft_head_type
         print(f"{options.model.name}: tokens per step, acceptance, ms of drafting a step, speed over the whole vocabulary")
         for workload, prompts in prompts_of(session, options.model, options.prompts).items():
             rows = measure(session, prompts, sizes, options)

@@ -9,10 +9,11 @@ Arms, in turn, each after a verification of D + 1 nodes by the target, of which 
                    --spec-draft-backend-sampling, which is llama.cpp's default
     ours           the accepted tokens and all D levels in one call
     ours N         the same with the first N tokens of the vocabulary to draft from (--vocab)
+    ours N TYPE    the same with a copy of their rows in that type (--head-type)
 
-Everything but the drafting is left out of the times; they are medians, and so are the ratios, which are of passes of the same
-turn: the first to stock, the second to stock backend. N is shown with the control tokens at the vocabulary's end. The last line
-is one JSON object.
+Stock's arms compute with llama.cpp's own kernels, without those that the engine adds to the CPU. Everything but the drafting is
+left out of the times; they are medians, and so are the ratios, which are of passes of the same turn: the first to stock, the
+second to stock backend. N is shown with the control tokens at the vocabulary's end. The last line is one JSON object.
 
     .venv/bin/python scripts/bench_drafting.py [MODEL] [--levels 1 2 3 4 6 8] [--vocab 8192 32768]
 """
@@ -20,6 +21,7 @@ is one JSON object.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import sys
@@ -28,6 +30,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -55,6 +58,8 @@ class Bench:
         self.model = self.llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             sys.exit(f"llama.cpp cannot load {path}: {self._log.last_error()}")
+        # where the CPU's kernels are a library of their own, it is loaded by now
+        self.set_few_cols = ctypes.CDLL(str(next(library.engine_directory().glob("libggml-cpu.so")))).ggml_cpu_set_few_cols
         self.n_vocab = self.llama.llama_vocab_n_tokens(self.llama.llama_model_get_vocab(self.model))
         self.n_embd = self.llama.llama_model_n_embd_out(self.model)
         self._common = {"n_ctx": n_ctx, "n_batch": 512, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": max_levels + 1}
@@ -132,6 +137,7 @@ class Stock:
     def run(self, verified: Any, n_kept: int, pending: int, levels: int, n_past: int) -> None:
         n_embd = self._bench.n_embd
         target = np.ctypeslib.as_array(self._embeddings(self._bench.target), shape=(len(verified), n_embd))
+        self._bench.set_few_cols(False)
         begin = perf_counter()
         self._decode(verified, np.concatenate([self._pending[None], target[:-1]]), n_past, output=False)
         self._llama.llama_synchronize(self._ctx)
@@ -143,6 +149,7 @@ class Stock:
             token = self._llama.llama_sampler_sample(self._chain, self._ctx, 0)
             hidden = np.ctypeslib.as_array(self._embeddings(self._ctx), shape=(1, n_embd))[0].copy()
         self.seconds.append(perf_counter() - begin)
+        self._bench.set_few_cols(True)
         # where the graph does not take the best tokens, nothing says so but this
         assert bool(self._llama.llama_get_sampled_logits_ith(self._ctx, 0)) == bool(self._in_graph)
         self._llama.llama_memory_seq_rm(self._memory, SEQ, n_past + n_kept, -1)
@@ -156,13 +163,15 @@ class Stock:
 
 
 class Ours:
-    def __init__(self, bench: Bench, n_draft_vocab: int = 0) -> None:
+    def __init__(self, bench: Bench, n_draft_vocab: int = 0, head_type: str = "") -> None:
         self._bench, self._api = bench, bench.api
         self._ctx = bench.mtp_context()
         n = self._api.mtp_set_vocab(self._ctx, n_draft_vocab)
-        self.name = f"ours {n}" if n_draft_vocab else "ours"
+        self.name = " ".join(["ours", *[str(n)] * bool(n_draft_vocab), *[head_type] * bool(head_type)])
         if n < 0:
             sys.exit(f"--vocab {n_draft_vocab}: the model cannot draft from a part of its vocabulary (code {n})")
+        if head_type and self._api.mtp_set_head_type(self._ctx, GGMLQuantizationType[head_type]) != native.OK:
+            sys.exit(f"--head-type {head_type}: the head's rows cannot be had in a smaller type of that name")
         self._has_drafted = False
         self.seconds: list[float] = []
 
@@ -217,6 +226,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=ROOT / "models" / "reference-11m.gguf")
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--vocab", type=int, nargs="*", default=[], help="multiples of 64")
+    parser.add_argument("--head-type", choices=[kind.name for kind in GGMLQuantizationType], nargs="*", default=[])
     parser.add_argument("--accepted", type=int, default=1, help="drafted tokens that are kept in each step (default: 1)")
     parser.add_argument("--repeats", type=positive, default=20)
     parser.add_argument("--threads", type=int, default=physical_cores())
@@ -228,7 +238,8 @@ def main() -> None:
 
     n_ctx = 512 + len(options.levels) * (options.repeats + 3) * (options.accepted + 1) + 2 * max(options.levels)
     bench = Bench(options.model, options.threads, n_ctx, max(options.levels))
-    arms = [Stock(bench, backend=False), Stock(bench, backend=True), Ours(bench), *(Ours(bench, n) for n in options.vocab)]
+    arms: list[Any] = [Stock(bench, backend=False), Stock(bench, backend=True)]
+    arms += [Ours(bench, n, head_type) for n in (0, *options.vocab) for head_type in ("", *options.head_type)]
     print(f"{options.model.name}, {options.threads} threads: ms of drafting per step (ratio to stock, to stock backend)")
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "accepted": options.accepted, "levels": {}}
     for levels in options.levels:

@@ -141,6 +141,8 @@ if [ "$part" != rest ]; then
         # most of a visit is loading 16 GB: few arms, one temperature
         compare "$shape-core" "$model" --policies throughput --task code --task prose --temps 0 --sweep default \
             --prompts 1 -n 128 --rounds 5
+        # what it says of memory and speed, beside what the steps before have found
+        step "info-$shape" "$python" -m entmtp_local info "$model" --n-ctx 8192
     fi
 fi
 

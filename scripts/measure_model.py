@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.bench import workloads  # noqa: E402
-from entmtp_local.cli.options import default_n_ctx, find_model  # noqa: E402
+from entmtp_local.cli.models import find_model  # noqa: E402
+from entmtp_local.cli.options import default_n_ctx  # noqa: E402
 from entmtp_local.errors import EntMTPError, UsageError  # noqa: E402
 from entmtp_local.native.model_file import check_pair, read_model  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
@@ -101,10 +102,11 @@ def unusual(options: argparse.Namespace) -> list[str]:
 
 def measure(options: argparse.Namespace, say: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All figures, and the texts they were measured on."""
-    path = find_model(options.model)
+    model = find_model(options.model, options.mtp_model)
+    path = model.path
     info = read_model(path)
-    if options.mtp_model is not None:
-        check_pair(info, read_model(options.mtp_model, role="mtp"))
+    if model.mtp_path is not None:
+        check_pair(info, read_model(model.mtp_path, role="mtp"))
     counts = [options.n, options.threads, *([] if options.prompts is None else [options.prompts])]
     if min(counts) < 1 or options.seed < 0 or min(options.temp) < 0:
         raise UsageError("-n, --prompts and --threads are 1 or more, --seed and --temp 0 or more.")
@@ -134,7 +136,7 @@ def measure(options: argparse.Namespace, say: Progress) -> tuple[dict[str, Any],
     texts: list[dict[str, Any]] = []
     # The combs of the last position reach beyond the text: their cells are added to the context, not taken from it.
     session_options = SessionOptions(
-        path, options.mtp_model, n_ctx + N_DRAFTED + 1, options.threads, max_depth=DEPTH, max_nodes=N_DRAFTED
+        path, model.mtp_path, n_ctx + N_DRAFTED + 1, options.threads, max_depth=DEPTH, max_nodes=N_DRAFTED
     )
     with Session.open(session_options) as session:
         measured |= {"engine": session.engine_info, "device": session.device}

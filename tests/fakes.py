@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from entmtp_local.cli import info, options
+from entmtp_local.cli import forecast, info, options
 from entmtp_local.errors import ContextFullError
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
 from entmtp_local.native.state_file import State
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.draft_vocab import PassBytes
-from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import DraftTree, TreeShape
@@ -136,6 +136,9 @@ class FakeSession:
     @property
     def n_past(self) -> int:
         return len(self._tokens)
+
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        self.warmed_up = tuple(sizes)
 
     @property
     def tokens(self) -> list[int]:
@@ -253,6 +256,10 @@ class FakeSession:
     def follow(self, tree: DraftTree, path: Sequence[int], pending: int | None) -> None: ...
 
 
+# What profiles of the fake session hold for.
+KEY = Key("ab" * 32, None, "source patches cpu", "fake device", 4, None, None, None)
+
+
 def model_info(**values: Any) -> ModelInfo:
     """What `read_model` gives for a small model with an MTP head."""
     defaults: dict[str, Any] = {
@@ -302,8 +309,15 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
 
     llama = SimpleNamespace(llama_supports_gpu_offload=lambda: False)
     native_library = SimpleNamespace(
-        load=lambda: llama, engine_info=lambda: session.engine_info, device_name=lambda: session.device, is_built=lambda: True
+        load=lambda: llama,
+        engine_info=lambda: session.engine_info,
+        device_name=lambda: session.device,
+        is_built=lambda: True,
+        gpus=list,
     )
+    # its file is none that could be fingerprinted
+    monkeypatch.setattr(forecast, "key_for", lambda *_: KEY)
+    monkeypatch.setattr(forecast, "library", native_library)
     monkeypatch.setattr(options, "Session", Opener)
     # a device on which more nodes cost next to nothing
     costs = CostTable({size: 1.0 + 0.001 * size for size in SIZES})

@@ -15,7 +15,7 @@ from entmtp_local.bench.server import Server
 from entmtp_local.bench.text import Request, Text
 from entmtp_local.bench.worker import Setup, Worker
 from entmtp_local.errors import UsageError
-from entmtp_local.native.session import SessionOptions
+from entmtp_local.native.session import SAME, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
@@ -92,6 +92,7 @@ class OurChoice:
             max_nodes=policy.max_nodes,
             max_copied=MAX_COPIED if self.copy and policy.max_nodes > 0 else 0,
             draft_vocab=0 if self.full_head else base.draft_vocab,
+            draft_head_type=SAME if self.full_head else base.draft_head_type,
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from entmtp_local.errors import UsageError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, reason, replace_file
 
 FORMAT, VERSION = "entmtp-local bench", 1
 
@@ -52,11 +52,10 @@ class Record:
     def read(path: Path) -> Record:
         """Raises: UsageError where the file is none of this program's."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with open_file(path) as file:
+                content = json.loads(file.read().decode("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} cannot be read as a benchmark's file ({type(error).__name__}); leave out --resume."
-            ) from None
+            raise UsageError(f"{path} cannot be read as a benchmark's file ({reason(error)}); leave out --resume.") from None
         kinds = {"settings": dict, "models": list, "visits": list, "judged": dict}
         if (
             not isinstance(content, dict)

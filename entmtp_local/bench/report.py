@@ -73,7 +73,7 @@ def _figures(block: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) ->
 def ratio_figure(ratios: Mapping[str, Mapping[str, Any]], base: str) -> str:
     """A mark and its interval for each arm, and a line at 1."""
     values = [ratio[end] for ratio in ratios.values() for end in ("value", "low", "high") if ratio[end]]
-    plot = _columns(f"Speed over {base}", "ratio", list(ratios), around([*values, 1.0]))
+    plot = _columns(f"Speed over {base}", "ratio of tokens/s", list(ratios), around([*values, 1.0]))
     plot.rule(1.0, "ink", f"as fast as {base}")
     for i, (arm, ratio) in enumerate(ratios.items()):
         if ratio["low"] is not None:
@@ -121,4 +121,4 @@ def _columns(title: str, y_label: str, arms: Sequence[str], y: tuple[float, floa
     """A figure in which each arm has a column."""
     width = max(WIDTH, _COLUMN * len(arms))
     ticks = [(float(i), arm if len(arm) <= 16 else arm[:15] + "\N{HORIZONTAL ELLIPSIS}") for i, arm in enumerate(arms)]
-    return Plot(title, "", y_label, (-0.5, len(arms) - 0.5), y, x_ticks=ticks, width=width)
+    return Plot(title, "arm", y_label, (-0.5, len(arms) - 0.5), y, x_ticks=ticks, width=width)

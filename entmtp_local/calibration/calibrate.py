@@ -84,15 +84,22 @@ def fingerprint(path: Path) -> str:
 
 def key_of(session: Session, options: SessionOptions) -> Key:
     """What a profile of the opened model holds for."""
-    engine = session.engine_info
+    return key_for(options, session.engine_info, session.device)
+
+
+def key_for(options: SessionOptions, engine: Mapping[str, str], device: str) -> Key:
+    """What a profile holds for that is measured with these options, by an engine on a device."""
+    # where the build is not recorded, the libraries tell it from others
+    known = ("libraries_sha256",) if "libraries_sha256" in engine else ("source_sha256", "patches_sha256")
     return Key(
         model=fingerprint(options.model_path),
         mtp_model=fingerprint(options.mtp_path) if options.mtp_path else None,
-        engine=" ".join((engine["source_sha256"][:16], engine["patches_sha256"][:16], engine["backend"])),
-        device=session.device,
+        engine=" ".join((*(engine[name][:16] for name in known), engine["backend"])),
+        device=device,
         n_threads=options.n_threads or physical_cores(),
         n_gpu_layers=options.n_gpu_layers,
         draft_vocab=options.draft_vocab,
+        draft_head_type=options.draft_head_type,
     )
 
 
@@ -100,6 +107,12 @@ def profile_path(folder: Path, model: Path, key: Key) -> Path:
     """Where the profile of a model is kept: another device or build has another file."""
     digest = hashlib.sha256(repr(key).encode()).hexdigest()
     return folder / f"{model.stem}-{digest[:12]}.json"
+
+
+def partial_path(folder: Path, model: Path, key: Key, prompts: Prompts, sampling: SamplingOptions, effort: Effort) -> Path:
+    """Where a calibration keeps its texts until it is done: one of other prompts or settings has another file."""
+    settings = (key, sorted(prompts.items()), sampling.temp, effort.n_tokens, effort.n_nodes)
+    return folder / f"{model.stem}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}.partial.npz"
 
 
 def calibrate(
@@ -166,6 +179,7 @@ def _record(
     about = {
         "model": key.model,
         "draft_vocab": key.draft_vocab,
+        "draft_head_type": key.draft_head_type,
         "temp": sampling.temp,
         "n_tokens": n_tokens,
         "tasks": {task: len(some) for task, some in prompts.items()},
@@ -241,16 +255,22 @@ def _with_step(session: Session, costs: CostTable, prompts: Prompts, sampling: S
     return replace(costs, step=beside / stats.n_steps)
 
 
-def finalists(profile: Profile, log: WideLog, task: str) -> list[str]:
-    """Policies worth decoding with, by replay: the best chain, the best grown tree, and the adaptive ones."""
+def finalists(profile: Profile, log: WideLog, task: str, trees: bool) -> list[str]:
+    """Policies worth decoding with, by replay: the best chain, the best grown tree, and the adaptive ones.
+
+    Args:
+        trees: whether they can be verified.
+    """
     texts = log.of_task(task)
 
-    def best(names: list[str]) -> str:
-        return max(names, key=lambda name: replay(texts, parse_policy(name), profile).tokens_per_second)
+    def best(names: list[str]) -> list[str]:
+        speeds = {name: replay(texts, parse_policy(name), profile).tokens_per_second for name in names}
+        return sorted(speeds, key=speeds.__getitem__)[-1:]
 
     chains = [f"chain:{n}" for n in range(1, min(DEPTH, log.shape.max_depth) + 1)]
-    trees = [f"hydra:{n}:{task}" for n in (3, 5, 7, 11, 15)]
-    return ["off", best(chains), best(trees), f"entmtp:{task}", f"entropy-chain:{task}", "throughput"]
+    # where only chains can be verified, these would be chains too
+    grown = [f"hydra:{n}:{task}" for n in (3, 5, 7, 11, 15)] if trees else []
+    return ["off", *best(chains), *best(grown), f"entmtp:{task}", f"entropy-chain:{task}", "throughput"]
 
 
 def _measured(
@@ -267,7 +287,7 @@ def _measured(
     rows: list[dict[str, Any]] = []
     tasks = [task for task in prompts if task in profile.tasks]
     for t, task in enumerate(tasks):
-        names = finalists(profile, log, task)
+        names = finalists(profile, log, task, session.limits.trees)
         policies = {name: parse_policy(name).within(session.limits) for name in names}
         for policy in policies.values():
             if policy.needs_profile:

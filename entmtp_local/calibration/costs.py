@@ -26,6 +26,11 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
         n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
         stop: polled between passes; what is measured then is of no use.
     """
+    with session.steady_draft_vocab():
+        return _measure(session, sizes, limit, n_long, stop)
+
+
+def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
     verify = without_interruptions(session.verification_seconds(sizes, limit, stop=stop))
     if 1 not in verify:
         return CostTable({1: 1.0})  # stopped at once

@@ -49,14 +49,13 @@ class ReplayEngine:
     n_ctx = 1 << 30
     turn = 0
 
-    def __init__(self, log: WideLog, costs: CostTable) -> None:
+    def __init__(self, log: WideLog, costs: CostTable, *, trees: bool = True) -> None:
         self._places = {path: i for i, path in enumerate(paths_of(log.shape))}
         self._costs = costs
         self._indices: dict[int, tuple[TreeShape, list[int], float]] = {}  # the shape is kept so that its id stays its own
-        trees = not log.shape.is_chain
-        self.limits = Limits(
-            trees, max_depth=log.shape.max_depth, max_nodes=255, reason="" if trees else "the log has chains only"
-        )
+        reason = "the log has chains only" if log.shape.is_chain else "chains were asked for"
+        trees = trees and not log.shape.is_chain
+        self.limits = Limits(trees, max_depth=log.shape.max_depth, max_nodes=255, reason="" if trees else reason)
         self.seconds = 0.0
         self.n_uncovered = 0  # nodes asked for that the log does not have
         self.n_past = 0
@@ -142,9 +141,13 @@ class Replayed:
         return self.n_tokens / max(1, sum(stats.n_steps for stats in self.stats))
 
 
-def replay(log: WideLog, policy: Policy, profile: Profile) -> Replayed:
-    """Decode every text of a log by a policy, which keeps what it learns from one text to the next."""
-    engine = ReplayEngine(log, profile.costs)
+def replay(log: WideLog, policy: Policy, profile: Profile, *, trees: bool = True) -> Replayed:
+    """Decode every text of a log by a policy, which keeps what it learns from one text to the next.
+
+    Args:
+        trees: False for an engine that verifies chains only, although its head drafted trees into the log.
+    """
+    engine = ReplayEngine(log, profile.costs, trees=trees)
     # before it is calibrated: a policy within narrower limits is another one
     policy = policy.within(engine.limits)
     if policy.needs_profile:

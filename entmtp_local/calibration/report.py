@@ -1,4 +1,4 @@
-"""What calibration found, as one page to look at: HTML with its figures inside, which needs nothing else and no network."""
+"""What a calibration or a replay found, as one page: HTML with its figures inside, which needs nothing else and no network."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ _FLOOR = 1e-4  # nats; less is drawn there, as log_entropy takes it
 _SIZE_CLASSES = ((1, "1 node"), (3, "2 to 3"), (6, "4 to 6"), (9, "7 to 9"), (math.inf, "10 and more"))
 
 
-def write_report(path: Path, profile: Profile, log: WideLog | None) -> None:
+def write_report(path: Path, profile: Profile, log: WideLog | None, *, costs_of: str | None = None) -> None:
     """Write the page; an existing file is replaced when all is written.
 
     Args:
         log: of the texts that the profile was fitted to; without it, what only texts can show is left out.
+        costs_of: of a replay, the name of the costs that it used; None for a calibration.
     """
     logged = logged_tasks(profile, log)
     # what all tasks together are drawn for is the text of one of them
@@ -54,7 +55,7 @@ def write_report(path: Path, profile: Profile, log: WideLog | None) -> None:
     else:
         missing = "The log has no drafts in texts of the profile's tasks."
     sections = (
-        ("about", "What was calibrated", _about(profile, log, logged)),
+        ("about", f"What was {'calibrated' if costs_of is None else 'replayed'}", _about(profile, log, logged, costs_of)),
         ("costs", "What passes cost", _costs(profile.costs)),
         ("acceptance", "What is accepted", _acceptance(profile, logged)),
         ("reliability", "Whether stated chances hold", _each(_reliability, logged)),
@@ -68,7 +69,7 @@ def write_report(path: Path, profile: Profile, log: WideLog | None) -> None:
         for name, title, content in sections
     )
     with replace_file(path) as file:
-        file.write(page("Calibration", f"<nav>{links}</nav>", body).encode())
+        file.write(page("Calibration" if costs_of is None else "Replay", f"<nav>{links}</nav>", body).encode())
 
 
 def _each(draw: Callable[[Logged], str], logged: Sequence[Logged]) -> str:
@@ -88,21 +89,33 @@ def _table(name: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     )
 
 
-def _about(profile: Profile, log: WideLog | None, logged: Sequence[Logged]) -> str:
-    key = profile.key
-    facts: list[tuple[str, object]] = []
+def _about(profile: Profile, log: WideLog | None, logged: Sequence[Logged], costs_of: str | None) -> str:
+    key, made = profile.key, {} if log is None else log.about
+    facts: list[tuple[str, str]] = []
     if key is not None:
-        facts.append(("model", key.model))
+        facts.append(("model", _named(made if made.get("model") == key.model else {}, key.model)))
         if key.mtp_model:
-            facts.append(("MTP head", key.mtp_model))
-        facts += [("device", key.device), ("engine", key.engine), ("threads", key.n_threads)]
-        facts.append(("layers on the GPU", "all" if key.n_gpu_layers is None else key.n_gpu_layers))
-        facts.append(("draft vocabulary", {None: "follows the text", 0: "whole"}.get(key.draft_vocab, key.draft_vocab)))
-    facts += [("date", profile.created or "not noted"), ("calibration", "quick" if profile.quick else "full")]
+            facts.append(("MTP head", _named({"file": made.get("mtp_file")}, key.mtp_model)))
+        *build, backend = key.engine.split(" ")
+        facts += [("device", text(key.device)), ("engine", _named({"name": backend}, " ".join(build)))]
+        facts.append(("threads", text(key.n_threads)))
+        facts.append(("layers on the GPU", "all" if key.n_gpu_layers is None else text(key.n_gpu_layers)))
+        vocab = {None: "follows the text", 0: "whole"}.get(key.draft_vocab, key.draft_vocab)
+        facts.append(("draft vocabulary", text(vocab)))
+    if log is not None and (key is None or made.get("model") != key.model):
+        facts.append(("texts of", _named(made, made.get("model", "not noted"))))
+        if "device" in made:
+            facts.append(("logged on", text(made["device"])))
     if log is not None:
-        facts += [("texts of", log.about.get("model", "not noted")), ("temperature", log.about.get("temp", "not noted"))]
-    found = "<dl>" + "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in facts) + "</dl>\n"
-    if key is None:
+        facts.append(("temperature", text(made.get("temp", "not noted"))))
+    if costs_of is None:
+        facts += [("date", text(profile.created or "not noted")), ("calibration", "quick" if profile.quick else "full")]
+    else:
+        facts.append(("costs", text(costs_of)))
+    found = "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>\n"
+    if costs_of is not None:
+        found += "<p>Policies were run over logged texts with a table of costs: everything below is a forecast.</p>\n"
+    elif key is None:
         found += "<p>The profile names no model and no device: its costs were not measured here.</p>\n"
     if not profile.tasks:
         return found
@@ -118,6 +131,12 @@ def _about(profile: Profile, log: WideLog | None, logged: Sequence[Logged]) -> s
                 best = f"{number(fastest.per_step)} <small>chain:{fastest.size - 1}</small>"
         rows.append((text(name), f"{fit.n_positions:,}", f"{fit.n_texts:,}", entropy, best))
     return found + _table("tasks", ("task", "positions", "texts", "mean entropy, nats", "tokens a step, fastest chain"), rows)
+
+
+def _named(names: Mapping[str, object], fingerprint: object) -> str:
+    """What people call a thing, and smaller what tells it from all others; that alone where it has no name."""
+    known = ", ".join(text(names[name]) for name in ("name", "file") if names.get(name))
+    return f"{known} <small>{text(fingerprint)}</small>" if known and fingerprint else known or text(fingerprint)
 
 
 def _costs(costs: CostTable) -> str:
@@ -192,7 +211,7 @@ def _acceptance(profile: Profile, logged: Sequence[Logged]) -> str:
 def _by_rank(name: str, fit: TaskFit) -> str:
     depths = range(1, len(fit.by_rank) + 1)
     x = (0.4, len(depths) + 0.6)
-    plot = Plot(f"{name}: by depth and rank", "depth", "accepted", x, (0.0, 1.0), x_ticks=[(d, str(d)) for d in depths])
+    plot = Plot(f"{name}: by depth and rank", "depth", "share accepted", x, (0.0, 1.0), x_ticks=[(d, str(d)) for d in depths])
     for rank in range(max(map(len, fit.by_rank))):
         plot.name(f"rank {rank}", f"s{rank}")
     for depth, shares in zip(depths, fit.by_rank, strict=True):
@@ -209,7 +228,7 @@ def _by_entropy(each: Logged) -> str:
     # below the bars, between each two of them, the entropy that separates them
     ticks = [(i, _short(math.exp(edge))) for i, edge in enumerate(edges, 1)]
     x = (0.0, float(len(found)))
-    plot = Plot(f"{each.name}: by entropy", "nats", "accepted", x, (0.0, 1.0), x_ticks=ticks)
+    plot = Plot(f"{each.name}: by entropy", "entropy, nats", "share accepted", x, (0.0, 1.0), x_ticks=ticks)
     for i, (hits, n) in enumerate(found):
         if n:
             low, high = share_interval(hits, n)
@@ -229,7 +248,7 @@ def _reliability(each: Logged) -> str:
     if found is None:
         n = len(each.positions.texts)
         return f"<p>{n} text{'s are' if n > 1 else ' is'} too few to fit to some of them and judge by the others.</p>\n"
-    plot = Plot("Stated and observed", "stated chance", "accepted", (0.0, 1.0), (0.0, 1.0), height=300)
+    plot = Plot("Stated and observed", "stated chance", "share accepted", (0.0, 1.0), (0.0, 1.0), height=300)
     most = max(b.n for bins in found.bins.values() for b in bins)
     counts = Plot("Nodes by stated chance", "stated chance", "nodes", (0.0, 1.0), (0.8, 1.5 * most + 1), height=300, log_y=True)
     plot.line([(0.0, 0.0), (1.0, 1.0)], "s5", "thin dashed")
@@ -323,7 +342,7 @@ def _trace(each: Logged, profile: Profile) -> str:
     values = [*nats, *(value for _, value in running), *(edge for edge, _, _ in edges)]
     y = (max(_FLOOR, 0.7 * min(values)), 1.4 * max(values))
     title = f"{len(shown.tokens):,} tokens" + (f", of which {end} are shown" if end < len(shown.tokens) - 1 else "")
-    plot = Plot(title, "position", "entropy, nats", (-2.0, end + 1.0), y, log_y=True, width=WIDE, height=300)
+    plot = Plot(title, "position, tokens", "entropy, nats", (-2.0, end + 1.0), y, log_y=True, width=WIDE, height=300)
     plot.line(list(enumerate(nats)), "faint", "thin")
     for edge, low, high in edges:
         plot.rule(edge, "s5", f"entmtp: {low} nodes below {number(edge)} nats, {high} above")
@@ -395,6 +414,3 @@ def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "–" if value is None else text(value)
     return number(value) if abs(value) >= 1000 or value != value else f"{value:.4g}"
-
-
-# Colours that are told apart by people who see red and green alike, too.

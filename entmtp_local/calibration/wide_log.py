@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entmtp_local.errors import UsageError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, reason, replace_file
 from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.tree import Int32Array, TreeShape
 
@@ -105,7 +105,7 @@ class WideLog:
     def load(path: Path) -> WideLog:
         """Raises: UsageError when there is no such file, or when it is not a log of this version."""
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with open_file(path) as file, np.load(file, allow_pickle=False) as content:
                 header = json.loads(str(content["header"]))
                 if header.get("format") != FORMAT or header.get("version") != VERSION:
                     raise UsageError(
@@ -129,7 +129,7 @@ class WideLog:
             raise UsageError(f"there is no log {path}; write one with entmtp-local calibrate --log FILE.npz.") from None
         except _DAMAGED as error:
             raise UsageError(
-                f"{path} is not a wide log, or a damaged one ({type(error).__name__}); "
+                f"{path} is not a wide log, or a damaged one ({reason(error)}); "
                 f"write one with entmtp-local calibrate --log FILE.npz."
             ) from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from entmtp_local.errors import TranscriptError, UsageError
-from entmtp_local.files import replace_file, user_data
+from entmtp_local.files import open_file, replace_file, user_data
 
 VERSION = 1
 _FORMAT = "entmtp-chat"
@@ -103,7 +103,8 @@ class Store:
         """Raises: UsageError where there is none of that name, TranscriptError where it is damaged or from a later version."""
         path = self.path(check_name(name))
         try:
-            content = json.loads(path.read_bytes())
+            with open_file(path) as file:
+                content = json.loads(file.read())
         except FileNotFoundError:
             if (found := self._recovered(Transcript(name, _empty(), {}))).n_turns:
                 return found

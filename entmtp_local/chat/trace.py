@@ -14,7 +14,7 @@ from typing import Any
 
 from entmtp_local.engine import Step
 from entmtp_local.errors import TranscriptError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, replace_file
 
 VERSION = 1
 FORMAT = "entmtp-trace"
@@ -107,7 +107,8 @@ def write_trace(path: Path, content: dict[str, Any]) -> None:
 def read_trace(path: Path) -> dict[str, Any]:
     """Raises: TranscriptError, in one sentence, for what is no trace of this version."""
     try:
-        content = json.loads(path.read_bytes())
+        with open_file(path) as file:
+            content = json.loads(file.read())
     except OSError as error:
         raise TranscriptError(f"the trace {path} cannot be read ({error.strerror or error}).") from None
     except (ValueError, RecursionError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -27,8 +26,10 @@ from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.cli.bench_models import BenchedModel
-from entmtp_local.cli.options import MAX_N_CTX, find_model, parse_draft_vocab
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.errors import UsageError
+from entmtp_local.files import check_writable
 from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -53,7 +54,7 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
 @click.option(
     "--policies",
     metavar="A,B,...",
@@ -141,6 +142,9 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option(
     "--draft-vocab", callback=parse_draft_vocab, default="auto", metavar="N|auto|full", help="As for chat. Default: auto."
 )
+@click.option(
+    "--draft-head-type", callback=parse_draft_head_type, default="auto", metavar=HEAD_TYPES, help="As for chat. Default: auto."
+)
 @click.option("--verbose", is_flag=True, help="Show llama.cpp's own log.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def bench(models: tuple[str, ...], **options: Any) -> None:
@@ -153,25 +157,27 @@ def bench(models: tuple[str, ...], **options: Any) -> None:
     what is measured.
 
     \b
-    entmtp-local bench model.gguf --json bench.json --report bench.html
-    entmtp-local bench model.gguf --json bench.json --resume
-    entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
-    entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
+    Examples:
+      entmtp-local bench model.gguf --json bench.json --report bench.html
+      entmtp-local bench model.gguf --json bench.json --resume
+      entmtp-local bench model-Q4_0.gguf model-Q8_0.gguf --no-stock
+      entmtp-local bench model.gguf --peer "ik=/opt/ik/llama-server --spec-type mtp"
     """
     sys.exit(_bench(models, options))
 
 
 def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     for name in ("json_file", "report"):
-        _check_writable(options[name])
-    paths = [find_model(model) for model in models] or [find_model(None)]
+        if options[name] is not None:
+            check_writable(options[name])
+    files = [find_model(model, options["mtp_model"]) for model in models or (None,)]
     chosen = _chosen(options["tasks"] or workloads.NAMES, options["n_prompts"])
     stock = _stock(options)
     peers = _peers(options["peers"])
     out = Progress(sys.stderr)
     with _ended_by_signals():
         try:
-            benches = [BenchedModel(i, path, options, chosen, stock, peers) for i, path in enumerate(paths)]
+            benches = [BenchedModel(i, each, options, chosen, stock, peers) for i, each in enumerate(files)]
             settings = _settings(benches, options, chosen, stock, peers)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             record = Record.begin(options["json_file"], settings, created, resume=options["resume"])
@@ -251,6 +257,7 @@ def _settings(
         "n_gpu_layers": options["n_gpu_layers"],
         "n_ctx": [each.n_ctx for each in benches],
         "draft_vocab": options["draft_vocab"],
+        "draft_head_type": options["draft_head_type"],
         "policies": [[choice.name for choice in each.choices] for each in benches],
         "workloads": list(chosen),
         "prompts": hashlib.sha256(repr(sorted(prepared.prompts.items())).encode()).hexdigest(),
@@ -337,12 +344,6 @@ def _version(binary: Path) -> str:
     except (OSError, ValueError, AttributeError):
         digest = ""
     return " ".join(filter(None, [*lines[:1], digest])) or "unknown"
-
-
-def _check_writable(path: Path | None) -> None:
-    """Raises: UsageError before hours are spent on what cannot be written."""
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-        raise UsageError(f"{path} cannot be written: its folder does not exist or may not be written, or it is a folder itself.")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from entmtp_local.cli.abilities import drafting
 from entmtp_local.cli.options import default_n_ctx, open_for_drafts
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import UsageError
+from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session, SessionOptions, physical_cores
 from entmtp_local.speculative.policy import parse_policy
@@ -48,7 +49,9 @@ class Prepared:
     profiles: dict[int | None, Profile]
 
 
-def prepare(path: Path, options: dict[str, Any], chosen: dict[str, list[workloads.Prompt]], vocabs: list[int | None]) -> Prepared:
+def prepare(
+    files: ModelFiles, options: dict[str, Any], chosen: dict[str, list[workloads.Prompt]], vocabs: list[int | None]
+) -> Prepared:
     """Read prompts as the model does, and find or measure profiles; runs in a process of its own.
 
     Args:
@@ -56,7 +59,7 @@ def prepare(path: Path, options: dict[str, Any], chosen: dict[str, list[workload
         chosen: prompts by workload.
         vocabs: draft vocabularies that profiles are needed for.
     """
-    info, settings = open_for_drafts(path, options)
+    info, settings = open_for_drafts(files, options)
     profiles: dict[int | None, Profile] = {}
     prompts: dict[str, list[list[int]]] = {}
     for vocab in vocabs or [options["draft_vocab"]]:
@@ -86,15 +89,15 @@ class BenchedModel:
     def __init__(
         self,
         number: int,
-        path: Path,
+        files: ModelFiles,
         options: Mapping[str, Any],
         chosen: dict[str, list[workloads.Prompt]],
         stock: Path | None,
         peers: Mapping[str, tuple[str, ...]],
     ) -> None:
-        self.info = read_model(path)
-        self._number, self._path, self._stock, self._peers = number, path, stock, peers
-        head = read_model(options["mtp_model"], role="mtp") if options["mtp_model"] else self.info
+        self.info = read_model(files.path)
+        self._number, self._path, self._stock, self._peers = number, files.path, stock, peers
+        head = read_model(files.mtp_path, role="mtp") if files.mtp_path else self.info
         self.ability = drafting(self.info, head)[0]
         names = (options["policies"] or _POLICIES[self.ability]).split(",")
         self.choices = [OurChoice.parse(name) for name in dict.fromkeys([PLAIN, *names])]
@@ -109,18 +112,19 @@ class BenchedModel:
         }
         opened = {**options, "n_ctx": self.n_ctx}
         vocabs = sorted(needed, key=lambda vocab: -1 if vocab is None else vocab)
-        self.prepared = in_child(prepare, path, opened, chosen, vocabs)
+        self.prepared = in_child(prepare, files, opened, chosen, vocabs)
         self._check_room(options["n_tokens"])
         self._base = SessionOptions(
-            path,
-            options["mtp_model"],
+            files.path,
+            files.mtp_path,
             n_ctx=self.n_ctx,
             n_threads=self.n_threads,
             n_gpu_layers=options["n_gpu_layers"],
             draft_vocab=options["draft_vocab"],
+            draft_head_type=options["draft_head_type"],
         )
         self._serving = Serving(
-            path, options["mtp_model"], self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog
+            files.path, files.mtp_path, self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog
         )
 
     def _check_room(self, n_tokens: int) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +16,8 @@ from typing import Any
 import click
 
 from entmtp_local.bench import workloads
-from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, profile_path
+from entmtp_local.calibration.advice import Advice, advise
+from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.oracle import all_seeing, best_static, same_information
@@ -21,9 +26,13 @@ from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
-from entmtp_local.cli.options import MAX_N_CTX, find_model, open_for_drafts, parse_draft_vocab
+from entmtp_local.cli.abilities import default_policy
+from entmtp_local.cli.models import complete_model, find_model
+from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, open_for_drafts, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
-from entmtp_local.errors import ProfileError, UsageError
+from entmtp_local.errors import ProfileError, UsageError, visible
+from entmtp_local.files import check_writable
+from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
@@ -40,7 +49,7 @@ REPLAYED = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "--task",
     "tasks",
@@ -93,6 +102,9 @@ REPLAYED = (
 @click.option(
     "--draft-vocab", callback=parse_draft_vocab, default="auto", metavar="N|auto|full", help="As for chat. Default: auto."
 )
+@click.option(
+    "--draft-head-type", callback=parse_draft_head_type, default="auto", metavar=HEAD_TYPES, help="As for chat. Default: auto."
+)
 @click.option("--verbose", is_flag=True, help="Show llama.cpp's own log.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def calibrate_command(model: str | None, **options: Any) -> None:
@@ -103,9 +115,10 @@ def calibrate_command(model: str | None, **options: Any) -> None:
     on where it was.
 
     \b
-    entmtp-local calibrate model.gguf                          all tasks, some minutes
-    entmtp-local calibrate model.gguf --task notes.txt --report page.html
-    entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
+    Examples:
+      entmtp-local calibrate model.gguf                          all tasks, some minutes
+      entmtp-local calibrate model.gguf --task notes.txt --report page.html
+      entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
         _replay(options)
@@ -126,14 +139,14 @@ def _effort(options: dict[str, Any]) -> Effort:
 
 def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     effort = _effort(options)
-    path = find_model(model)
+    files = find_model(model, options["mtp_model"])
     tasks = options["tasks"] or workloads.NAMES
     _check_writable(
         [options[name] for name in ("out", "log_file", "report") if options[name] is not None],
-        [path, options["mtp_model"] or path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
+        [files.path, files.mtp_path or files.path, *(Path(task) for task in tasks if task not in workloads.NAMES)],
     )
     chosen = calibration_prompts(tasks, effort.n_prompts)
-    info, settings = open_for_drafts(path, options)
+    info, settings = open_for_drafts(files, options)
     with Interrupt() as interrupt, Session.open(settings, interrupt) as session:
         for notice in session.notices:
             click.echo(notice, err=True)
@@ -151,7 +164,8 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
                 before = Profile.load(out, key)
             if before is not None and effort.quick and not before.quick:
                 raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give --out FILE.")
-        partial = profile_path(profile_folder(), settings.model_path, key).with_suffix(".partial.npz")
+        sampling = SamplingOptions(temp=options["temp"])
+        partial = partial_path(profile_folder(), settings.model_path, key, prompts, sampling, effort)
         if options["restart"]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -159,7 +173,6 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             click.echo("going on with a calibration that was interrupted; --restart begins anew.", err=True)
         try:
             with progress() as say:
-                sampling = SamplingOptions(temp=options["temp"])
                 profile, log = calibrate(session, key, prompts, sampling, effort, say, interrupt, partial)
         except Interrupted:
             click.echo("interrupted: the same command goes on from here.", err=True)
@@ -177,51 +190,90 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             profile, tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}}
         )
     profile.save(out)
+    # what people call it; a fingerprint tells it from all others
+    log.about |= {"name": info.name, "file": settings.model_path.name, "device": key.device}
+    if settings.mtp_path is not None:
+        log.about["mtp_file"] = settings.mtp_path.name
     if options["log_file"] is not None:
         log.save(options["log_file"])
     if options["report"] is not None:
         _write_report(options["report"], profile, log)
-    _show(profile, out, as_json=options["as_json"])
+    if options["as_json"]:
+        print(out.read_text(encoding="utf-8"))
+        return 0
+    _show(profile, out)
+    default = default_policy(info, info if settings.mtp_path is None else read_model(settings.mtp_path, role="mtp"))
+    found = [advise(profile, log, task, default, trees=session.limits.trees) for task in prompts if task not in missing]
+    for line in _advice(found, default, _command(model, options)):
+        print(visible(line))
     return 0
 
 
 def _check_writable(written: list[Path], read: list[Path]) -> None:
     """Raises: UsageError before minutes are spent on what cannot be written, or would replace something else."""
     for path in written:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise UsageError(f"{path} cannot be written: its folder does not exist, or it is a folder itself.")
-        if path.exists() and not path.is_file():
-            # files are replaced when they are complete, and a device must not be
-            raise UsageError(f"{path} cannot be written: it is no regular file.")
-        if path.resolve() in {other.resolve() for other in read}:
+        check_writable(path)
+        if os.path.realpath(path) in map(os.path.realpath, read):
             raise UsageError(f"{path} is read by this command; write to another file.")
-    if len({path.resolve() for path in written}) < len(written):
+    if len(set(map(os.path.realpath, written))) < len(written):
         raise UsageError("--out, --log and --report name one file; give each its own.")
 
 
-def _write_report(path: Path, profile: Profile, log: WideLog) -> None:
+def _write_report(path: Path, profile: Profile, log: WideLog, *, costs_of: str | None = None) -> None:
     # seldom wanted, and every start of the program would load it
     from entmtp_local.calibration.report import write_report
 
-    write_report(path, profile, log)
+    write_report(path, profile, log, costs_of=costs_of)
 
 
-def _show(profile: Profile, out: Path, *, as_json: bool) -> None:
-    if as_json:
-        print(out.read_text(encoding="utf-8"))
-        return
+def _show(profile: Profile, out: Path) -> None:
     costs = profile.costs
     print("ms of verifying: " + ", ".join(f"{n}: {1e3 * seconds:.2f}" for n, seconds in costs.verify.items()))
     if costs.level:
         print(f"ms of a level of drafts: {1e3 * costs.level[1]:.2f}; of a draft beside its levels: {1e3 * costs.draft_fixed:.2f}")
     for task, fit in profile.tasks.items():
         first = fit.by_rank[0][0] if fit.by_rank else 0.0
-        print(f"{task}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
+        print(f"{visible(task)}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
     if profile.measured:
         print("\nmeasured, tokens/s over plain decoding (tokens per step):")
         for row in profile.measured:
-            print(f"  {row['task']:8s} {row['policy']:24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
-    print(f"profile: {out}")
+            print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
+    print(f"profile: {visible(str(out))}")
+
+
+def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[str]:
+    """What to draft for each task, and the command that does it."""
+    yield "what pays: " + ("decoded with the model" if all(each.measured for each in found) else "forecast from the log")
+    for each in found:
+        if each.policy == "off":
+            line = "nothing: plain decoding is best"
+        else:
+            line = f"{each.policy}, {each.ratio:.2f} times plain decoding"
+        if each.default_ratio is not None and each.policy != default:
+            line += f" (the default, {default}: {each.default_ratio:.2f})"
+        yield f"  {each.task:8s} {line}"
+    policies = {each.policy for each in found}
+    mixed = len(policies) > 1
+    # of texts of all kinds, unless plain decoding is the better one on the whole
+    gains = math.prod(1.0 if each.default_ratio is None else each.default_ratio for each in found) >= 1
+    policy = policies.pop() if not mixed else default if gains else "off"
+    words = command if policy == default else [*command, "--policy", policy]
+    yield f"use it: {shlex.join(words)}" + ("; for texts of one kind, --policy as above" if mixed else "")
+
+
+def _command(model: str | None, options: dict[str, Any]) -> list[str]:
+    """The command that finds the profile that was written: what it holds for has to be the same."""
+    vocab = options["draft_vocab"]
+    given = {
+        "--mtp-model": options["mtp_model"],
+        "--threads": options["n_threads"],
+        "--gpu-layers": options["n_gpu_layers"],
+        "--draft-vocab": "full" if vocab == 0 else vocab,
+        "--draft-head-type": options["draft_head_type"],
+        "--profile": options["out"],
+    }
+    words = ["entmtp-local", "chat", *([model] if model else [])]
+    return [*words, *(str(word) for name, value in given.items() if value is not None for word in (name, value))]
 
 
 # -- replay
@@ -244,15 +296,14 @@ def _replay(options: dict[str, Any]) -> None:
             continue
         rows += _replayed_task(log.of_task(task), task, names, profile)
     if options["report"] is not None:
-        _write_report(options["report"], profile, log)
+        _write_report(options["report"], profile, log, costs_of=options["costs"])
     if options["as_json"]:
         print(json.dumps({"log": str(options["replayed"]), "costs": costs.as_json(), "rows": rows}))
         return
-    print(f"costs: {costs.source}. Forecasts from a log, on which trees and thresholds were fitted too; not measured.")
+    print(f"costs: {visible(costs.source)}. Forecasts from a log, on which trees and thresholds were fitted too; not measured.")
     for row in rows:
-        print(
-            f"  {row['task']:8s} {row['policy']:28s} {row['ratio']:.3f}  {row['tokens_per_second']:8.1f} tokens/s  {row['about']}"
-        )
+        name = f"{visible(row['task']):8s} {visible(row['policy']):28s}"
+        print(f"  {name} {row['ratio']:.3f}  {row['tokens_per_second']:8.1f} tokens/s  {row['about']}")
 
 
 def _only_costs() -> CostTable:

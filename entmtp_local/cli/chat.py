@@ -17,6 +17,7 @@ from entmtp_local.chat.repl import Repl
 from entmtp_local.chat.settings import OVERFLOWS, Settings
 from entmtp_local.chat.store import Store
 from entmtp_local.chat.terminal import Terminal
+from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
     Plan,
@@ -28,13 +29,14 @@ from entmtp_local.cli.options import (
     sampling_options,
 )
 from entmtp_local.errors import UsageError
+from entmtp_local.files import check_writable
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.protocol import Policy
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--continue", "continues", is_flag=True, help="Go on with the conversation that was used last.")
 @click.option("--load", "name", metavar="NAME", help="Go on with a conversation that was kept; /sessions lists them.")
 @click.option("--no-save", is_flag=True, help="Do not keep this conversation.")
@@ -61,17 +63,27 @@ def chat(
 ) -> None:
     """Talk with a model.
 
-    MODEL is the path of a .gguf file; without it the shipped model is used. /help lists the commands. Ctrl-C stops an
-    answer; at the prompt it clears the line, and leaves where there is none, as Ctrl-D does. Conversations are kept in
-    your data folder.
+    MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
+    the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt it clears the line, and leaves
+    where there is none, as Ctrl-D does. Conversations are kept in your data folder.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
     standard output as it is, ended by a newline; everything else goes to standard error. Nothing is kept then, unless
     --continue or --load says so.
+
+    \b
+    Examples:
+      entmtp-local chat
+      entmtp-local chat --continue
+      entmtp-local chat model.gguf --temp 0.6 -c 16384 --overflow drop
+      entmtp-local chat owner/model-GGUF:Q4_K_M
+      echo "What is MTP?" | entmtp-local chat model.gguf
     """
     options = Options(model=model, **shared)
     if no_save and (continues or name):
         raise UsageError("--no-save keeps nothing, so that there is nothing to go on with; leave it out.")
+    if trace_file is not None:
+        check_writable(trace_file)
     plan = prepare(options)
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
     with open_session(plan) as session:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.protocol import Policy
+
+# llama.cpp allocates the context in blocks of this many tokens.
+N_CELLS = 256
 
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
 # plus what the library and Python take.
@@ -39,6 +43,31 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
     logits = 4 * info.n_vocab * (n_nodes + 2)
     buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
     return weights + cache_bytes(info, n_ctx) + states + logits + buffers
+
+
+def gpu_layers_that_fit(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy, available: int) -> int:
+    """How many of the model's layers a GPU holds where it does not hold all: an estimate for `--gpu-layers`.
+
+    Args:
+        available: bytes of the GPU's memory.
+    """
+    of_layers = info.size_bytes + cache_bytes(info, n_ctx) + info.state_bytes
+    rest = memory_needed(info, sidecar, n_ctx, policy) - of_layers
+    # the output matrix counts as a layer
+    per_layer = of_layers / (info.n_layer + info.n_layer_nextn + 1)
+    return max(0, min(info.n_layer, int((available - rest) / per_layer)))
+
+
+def largest_context(needed: Callable[[int], int], available: int) -> int | None:
+    """The largest context that fits into the available bytes, in whole blocks of cells; None where none does.
+
+    Args:
+        needed: bytes by tokens of context, which grow evenly.
+    """
+    if needed(N_CELLS) > available:
+        return None
+    per_block = needed(2 * N_CELLS) - needed(N_CELLS)
+    return N_CELLS * (1 + (available - needed(N_CELLS)) // per_block)
 
 
 def cache_bytes(info: ModelInfo, n_ctx: int) -> int:

@@ -14,7 +14,9 @@ from entmtp_local import __version__
 from entmtp_local.cli.bench import bench
 from entmtp_local.cli.calibrate import calibrate_command
 from entmtp_local.cli.chat import chat
+from entmtp_local.cli.completion import PROGRAM, completion
 from entmtp_local.cli.info import info
+from entmtp_local.cli.pull import pull
 from entmtp_local.cli.run import run
 from entmtp_local.errors import EntMTPError
 
@@ -28,7 +30,7 @@ class Program(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         arguments = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
-        options["prog_name"] = "entmtp-local"
+        options["prog_name"] = PROGRAM
         _accept_any_text()
         try:
             # click itself ends quietly, with exit code 1, when the reader of a pipe has left.
@@ -71,13 +73,22 @@ def _accept_any_text() -> None:
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="entmtp-local")
+@click.version_option(__version__, prog_name=PROGRAM)
 def main() -> None:
-    """Run local language models whose tokens are drafted by their MTP head and verified by the model itself."""
+    """Run local language models whose tokens are drafted by their MTP head and verified by the model itself.
+
+    \b
+    Examples:
+      entmtp-local chat                           talk with the small model that is shipped
+      entmtp-local chat owner/model-GGUF:Q4_K_M   with one of the hub, which is fetched first
+      entmtp-local info model.gguf                what a file needs, and what this machine will do with it
+    """
 
 
 main.add_command(chat)
 main.add_command(run)
 main.add_command(info)
+main.add_command(pull)
 main.add_command(calibrate_command, "calibrate")
 main.add_command(bench)
+main.add_command(completion)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,19 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.machine import available_memory, memory_needed, readable_size
+from entmtp_local.cli.machine import N_CELLS, available_memory, largest_context, memory_needed, readable_size
+from entmtp_local.cli.models import find_model
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
+from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
-from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
-from entmtp_local.speculative.policy import KNOWN, parse_policy
+from entmtp_local.speculative.policy import KNOWN, parse_policy, sizes_of
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults, parse_bias
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
@@ -32,12 +33,8 @@ DEFAULT_N_CTX = 4096
 # The engine's smallest choice, which is also the step of larger ones.
 MIN_DRAFT_VOCAB = native.VOCAB_STEP
 
-# llama.cpp allocates the context in blocks of this many tokens.
-_N_CELLS = 256
 # Far above what any model is trained for, far below where llama.cpp's 32-bit counts end.
 MAX_N_CTX = 2**27
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -53,6 +50,7 @@ class Options:
     n_gpu_layers: int | None = None
     mtp_model: Path | None = None
     draft_vocab: int | None = None
+    draft_head_type: str | None = None
     copy: bool = True
     acceptance: str = Strict.name
     profile: Path | None = None
@@ -112,6 +110,17 @@ def parse_draft_vocab(ctx: click.Context, param: click.Parameter, value: str) ->
     raise click.BadParameter(f"{value!r} is not auto, full, or a number from {MIN_DRAFT_VOCAB}.", ctx, param)
 
 
+HEAD_TYPES = "|".join(("auto", SAME, *DRAFT_HEAD_TYPES))
+
+
+def parse_draft_head_type(ctx: click.Context, param: click.Parameter, value: str) -> str | None:
+    """The name of a type, or SAME; None for auto."""
+    for name in HEAD_TYPES.split("|"):
+        if value.lower() == name.lower():
+            return None if name == "auto" else name
+    raise click.BadParameter(f"{value!r} is none of {HEAD_TYPES.replace('|', ', ')}.", ctx, param)
+
+
 _MODEL_OPTIONS = (
     click.option(
         "--policy",
@@ -154,6 +163,14 @@ _MODEL_OPTIONS = (
         metavar="N|auto|full",
         help="Draft from the first N tokens of the vocabulary, or from all: fewer are faster to draft, and never change the "
         "text. Default: auto, as the text needs.",
+    ),
+    click.option(
+        "--draft-head-type",
+        callback=parse_draft_head_type,
+        default="auto",
+        metavar=HEAD_TYPES,
+        help="Draft from a copy of the output matrix in a smaller type, or from it as it is. Default: auto, Q8_0 where it has "
+        "16 bits a weight.",
     ),
     click.option(
         "--copy/--no-copy",
@@ -235,11 +252,11 @@ def prepare(options: Options) -> Plan:
 
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    path = find_model(options.model)
-    info = read_model(path)
+    files = find_model(options.model, options.mtp_model)
+    info = read_model(files.path)
     sidecar = None
-    if options.mtp_model is not None:
-        sidecar = read_model(options.mtp_model, role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = parse_policy(default_policy(info, sidecar or info) if options.policy is None else options.policy)
     sampling = sampling_from(options, info)
@@ -260,8 +277,8 @@ def prepare(options: Options) -> Plan:
             f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
         )
     session = SessionOptions(
-        model_path=path,
-        mtp_path=options.mtp_model,
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=n_ctx,
         n_threads=options.n_threads,
         n_gpu_layers=options.n_gpu_layers,
@@ -269,6 +286,7 @@ def prepare(options: Options) -> Plan:
         max_nodes=policy.max_nodes,
         max_copied=MAX_COPIED if options.copy and policy.max_nodes > 0 else 0,
         draft_vocab=options.draft_vocab,
+        draft_head_type=options.draft_head_type,
         verbose=options.verbose,
     )
     return Plan(info, policy, rule, sampling, session, tuple(notices), options.profile)
@@ -299,6 +317,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
+    session.warm_up(sizes_of(policy))
     return policy
 
 
@@ -310,59 +329,32 @@ def plain_step(plan: Plan, session: Session, policy: Policy) -> float | None:
     return costs.verify_seconds(1) + costs.step
 
 
-def open_for_drafts(path: Path, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
+def open_for_drafts(files: ModelFiles, options: Mapping[str, Any]) -> tuple[ModelInfo, SessionOptions]:
     """How to open a model that is to be calibrated.
 
     Args:
-        options: with mtp_model, n_ctx, n_threads, n_gpu_layers, draft_vocab and verbose.
+        options: with n_ctx, n_threads, n_gpu_layers, draft_vocab, draft_head_type and verbose.
     Raises: UsageError or ModelFileError, naming what to change.
     """
-    info = read_model(path)
+    info = read_model(files.path)
     sidecar = None
-    if options["mtp_model"] is not None:
-        sidecar = read_model(options["mtp_model"], role="mtp")
+    if files.mtp_path is not None:
+        sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = EntMTP()  # of the largest trees that are measured
     check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"])
     return info, SessionOptions(
-        model_path=path,
-        mtp_path=options["mtp_model"],
+        model_path=files.path,
+        mtp_path=files.mtp_path,
         n_ctx=options["n_ctx"],
         n_threads=options["n_threads"],
         n_gpu_layers=options["n_gpu_layers"],
         max_depth=policy.max_depth,
         max_nodes=policy.max_nodes,
         draft_vocab=options["draft_vocab"],
+        draft_head_type=options["draft_head_type"],
         verbose=options["verbose"],
     )
-
-
-def find_model(model: str | None) -> Path:
-    """Turn the MODEL argument into a path.
-
-    Raises: UsageError when it names no file and cannot.
-    """
-    if model is None:
-        shipped = shipped_model()
-        if shipped is None:
-            raise UsageError("no model was named and none is shipped with this installation; give the path of a .gguf file.")
-        return shipped
-    path = Path(model)
-    if not path.exists() and not model.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", model):
-        raise UsageError(
-            f"there is no file {model}, and models of a repository cannot be downloaded by this version; "
-            "download the .gguf file and give its path."
-        )
-    return path
-
-
-def shipped_model() -> Path | None:
-    """The model that comes with the checkout or the installed package, None if there is none."""
-    for directory in (_PACKAGE.parent / "models", _PACKAGE / "_models"):
-        files = sorted(directory.glob("*.gguf"))
-        if files:
-            return files[0]
-    return None
 
 
 def default_n_ctx(info: ModelInfo) -> int:
@@ -434,14 +426,12 @@ def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy:
 
     if available is None or needed(n_ctx) <= available:
         return
-    if needed(_N_CELLS) > available:
+    largest = largest_context(needed, available)
+    if largest is None:
         raise ModelFileError(
-            f"{info.path} needs {readable_size(needed(_N_CELLS))} of memory and {readable_size(available)} are available; "
+            f"{info.path} needs {readable_size(needed(N_CELLS))} of memory and {readable_size(available)} are available; "
             "close other programs or use a smaller quantisation."
         )
-    # memory grows evenly with the context
-    per_block = needed(2 * _N_CELLS) - needed(_N_CELLS)
-    largest = _N_CELLS * (1 + (available - needed(_N_CELLS)) // per_block)
     raise UsageError(
         f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
         f"{readable_size(available)} are available; the largest that fits is -c {largest}."

@@ -15,7 +15,7 @@ from entmtp_local.calibration.calibrate import QUICK, Interrupted, Say, calibrat
 from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
-from entmtp_local.errors import ProfileError
+from entmtp_local.errors import ProfileError, visible
 from entmtp_local.files import user_cache
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session, SessionOptions
@@ -44,6 +44,10 @@ def profile_for(
     key = key_of(session, options)
     kept = profile_path(profile_folder(), options.model_path, key)
     if given is not None and not given.is_file():
+        if given.exists():
+            raise ProfileError(
+                f"the profile {given} is no regular file; name one that entmtp-local calibrate MODEL --out FILE wrote."
+            )
         raise ProfileError(f"there is no profile {given}; entmtp-local calibrate MODEL --out {given} writes one.")
     for path in (given, kept):
         if path is not None and (path == given or os.path.exists(path)):
@@ -87,7 +91,7 @@ def progress() -> Iterator[Say]:
     with click.progressbar(length=1000, label="calibrating", file=sys.stderr, show_eta=True) as bar:
 
         def say(share: float, what: str) -> None:
-            bar.label = f"calibrating ({what})"
+            bar.label = f"calibrating ({visible(what)})"
             bar.update(max(0, int(1000 * share) - bar.pos))
 
         yield say

@@ -12,6 +12,7 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
+from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
     Plan,
@@ -32,7 +33,7 @@ EXIT_INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("-p", "--prompt", metavar="TEXT", help="The text to continue.")
 @click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read it from a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
@@ -41,9 +42,17 @@ EXIT_INTERRUPTED = 130
 def run(model: str | None, prompt: str | None, file: Path | None, as_json: bool, **shared: Any) -> None:
     """Continue a text, as it is: no chat template is applied.
 
-    MODEL is the path of a .gguf file; without it the shipped model is used. The text comes from -p, from -f, or from
-    standard input; one newline at the end of a file or of standard input is dropped. Only the new text is printed, and
-    in a pipe nothing is added to it. Ctrl-C ends it early with exit code 130.
+    MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
+    the shipped model is used. The text comes from -p, from -f, or from standard input; one newline at the end of a file or of
+    standard input is dropped. Only the new text is printed, and in a pipe nothing is added to it. Ctrl-C ends it early with exit
+    code 130.
+
+    \b
+    Examples:
+      entmtp-local run -p "def fibonacci(n):" -n 200
+      entmtp-local run model.gguf -f prompt.txt --temp 0 --json
+      entmtp-local run model.gguf -p "A colour as JSON:" --json-schema "{}"
+      cat prompt.txt | entmtp-local run owner/model-GGUF:Q4_K_M
     """
     options = Options(model=model, **shared)
     text = _prompt_text(prompt, file)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 # The value of LLAMA_ENTMTP_ABI that these bindings were written for.
-ABI = 3
+ABI = 4
 
 MAX_NODES = 256
 MAX_TOP = 64
@@ -117,3 +117,6 @@ class Api:
 
         # int32_t llama_entmtp_mtp_set_vocab(ctx_mtp, int32_t n)
         self.mtp_set_vocab = bind("llama_entmtp_mtp_set_vocab", _i32, _ctx, _i32)
+
+        # int32_t llama_entmtp_mtp_set_head_type(ctx_mtp, int32_t type)
+        self.mtp_set_head_type = bind("llama_entmtp_mtp_set_head_type", _i32, _ctx, _i32)

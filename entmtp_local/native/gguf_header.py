@@ -218,7 +218,9 @@ def _size_of_readable_file(path: Path) -> int:
         if path.is_dir():
             raise ModelFileError(f"{path} is a directory; give the path of a .gguf file in it.")
         if not path.exists():
-            raise ModelFileError(f"model file {path} does not exist; check the path.")
+            raise ModelFileError(
+                f"model file {path} does not exist; check the path, or fetch a model: entmtp-local pull OWNER/NAME."
+            )
         if not path.is_file():
             raise ModelFileError(f"{path} is not a regular file; give the path of a .gguf file.")
         size = path.stat().st_size

@@ -7,10 +7,12 @@ anything else imports `llama_cpp`.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import json
 import os
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,24 @@ _DEVICE_TYPE_IGPU = 2
 
 _REBUILD = "rebuild it with scripts/setup (or: python -m entmtp_local.native.build)"
 
+# Of each end of a library: all of one for CPUs, which are some 10 MB together. One for GPUs may have hundreds of megabytes.
+_HASHED_BYTES = 8 << 20
+
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics processor that the engine can compute on.
+
+    Args:
+        name: as ggml describes it.
+        free_bytes, total_bytes: of its memory; where it shares main memory, what it may use of that.
+    """
+
+    name: str
+    free_bytes: int
+    total_bytes: int
 
 
 def library_file(directory: Path) -> Path:
@@ -58,9 +77,16 @@ def engine_directory() -> Path:
     """Where the engine libraries are; builds them when they are not there yet.
 
     ENTMTP_LOCAL_ENGINE names a directory of libraries to use instead.
+
+    Raises: EngineError when there is none, or when none can be built.
     """
     override = os.environ.get("ENTMTP_LOCAL_ENGINE")
     if override:
+        if not library_file(Path(override)).is_file():
+            raise EngineError(
+                f"ENTMTP_LOCAL_ENGINE names {override}, where no engine library is; unset it, or name the folder of "
+                f"{library_file(Path(override)).name}."
+            )
         return Path(override)
     from entmtp_local.native.build import ensure_engine
 
@@ -113,14 +139,34 @@ def api() -> Api:
 
 @lru_cache(maxsize=1)
 def engine_info() -> dict[str, str]:
-    """What the loaded engine was built from: source_sha256, patches_sha256, backend."""
+    """What the loaded engine was built from: source_sha256, patches_sha256, backend; where that is unknown, libraries_sha256."""
     load()
-    directory = Path(os.environ["LLAMA_CPP_LIB_PATH"])
+    return build_of(Path(os.environ["LLAMA_CPP_LIB_PATH"]))
+
+
+def build_of(directory: Path) -> dict[str, str]:
+    """As engine_info, of any directory of libraries."""
+    names = ("source_sha256", "patches_sha256", "backend")
     for candidate in (directory / "engine.json", directory.parent / "engine.json"):
         if candidate.is_file():
             recorded = json.loads(candidate.read_text())
-            return {key: str(recorded.get(key, "unknown")) for key in ("source_sha256", "patches_sha256", "backend")}
-    return {"source_sha256": "unknown", "patches_sha256": "unknown", "backend": "unknown"}
+            return {name: str(recorded.get(name, "unknown")) for name in names}
+    return {**dict.fromkeys(names, "unknown"), "libraries_sha256": _digest_of(directory)}
+
+
+def _digest_of(directory: Path) -> str:
+    """Of the engine's libraries, to tell builds apart of which nothing else is known."""
+    digest = hashlib.sha256()
+    # each once, whatever links there are to it
+    for path in sorted({path.resolve() for path in (library_file(directory), *directory.glob(f"*ggml*.{_SUFFIX}"))}):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_BYTES))
+            # sections and symbols of a larger one are listed at its end
+            file.seek(max(file.tell(), size - _HASHED_BYTES))
+            digest.update(file.read(_HASHED_BYTES))
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)
@@ -135,3 +181,24 @@ def device_name() -> str:
         if device:
             return str(describe(device).decode())
     return "unknown"
+
+
+def gpus() -> list[Gpu]:
+    """The graphics processors that the engine sees; their memory as it is now."""
+    lib = load().llama_cpp._lib
+    count, get, kind = lib.ggml_backend_dev_count, lib.ggml_backend_dev_get, lib.ggml_backend_dev_type
+    describe, memory = lib.ggml_backend_dev_description, lib.ggml_backend_dev_memory
+    count.restype, count.argtypes = ctypes.c_size_t, []
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    kind.restype, kind.argtypes = ctypes.c_int, [ctypes.c_void_p]
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    memory.restype, memory.argtypes = None, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+    found = []
+    for i in range(count()):
+        device = get(i)
+        if kind(device) not in (_DEVICE_TYPE_GPU, _DEVICE_TYPE_IGPU):
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        memory(device, ctypes.byref(free), ctypes.byref(total))
+        found.append(Gpu(describe(device).decode(), free.value, total.value))
+    return found

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, StateError
 from entmtp_local.native import api as native
@@ -43,6 +46,16 @@ _N_BATCH = 512
 # Passes of each size that are timed, where there is time.
 _N_ROUNDS = 6
 
+SAME = "same"
+DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
+# What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
+# what it saves, and of smaller heads a copy saves too little.
+_COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
+# Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
+_COPIED_AHEAD = 32_768
+
+_USUAL_VOCAB = 16_384  # tokens that most texts are drafted from where that follows the text
+
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
@@ -57,6 +70,9 @@ class SessionOptions:
     max_nodes: int = 0  # most drafted nodes of a tree
     max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
     draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
+    # The type of the rows of the output matrix that drafts read, as GGUF names it: SAME = as they are, None =
+    # Q8_0 where they have 16 bits a weight.
+    draft_head_type: str | None = None
     verbose: bool = False  # show llama.cpp's own log
     # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
     # On a CPU it would only be more work: rows are read in place there, and only those on the accepted path.
@@ -96,6 +112,7 @@ class Session:
         self._n_walked = 0  # rows of the last pass whose arg-max is known
         self.n_draft_vocab = 0  # tokens that drafts choose from at present; 0 where nothing is drafted
         self._vocab_chooser: DraftVocab | None = None
+        self._head_type: GGMLQuantizationType | None = None  # of the copy that drafts read
         self._draft_vocab: DraftVocab | None = None  # the chooser while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
@@ -166,7 +183,10 @@ class Session:
         params.progress_callback = progress
         model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise ModelFileError(f"llama.cpp cannot load {path}: {self._log.last_error()}.")
+            raise ModelFileError(
+                f"llama.cpp cannot load {path}: {self._log.last_error()}; entmtp-local info {shlex.quote(str(path))} tells what "
+                "it needs and what this machine has."
+            )
         return model
 
     def _new_context(self, model: Any, *, mtp: bool) -> Any:
@@ -234,6 +254,7 @@ class Session:
         self.drafts_trees = trees or (head == native.HEAD_SINGLE and api.support(self._ctx_mtp, None, 0) == native.SUPPORT_TREE)
         api.set_nextn(self.ctx, True, False)
         api.set_nextn(self._ctx_mtp, True, True)
+        self._choose_head_type(int(self._llama.llama_model_n_embd(model)))
         wanted = options.draft_vocab
         if self.set_draft_vocab(wanted) == self.n_vocab and wanted and wanted < self.n_vocab:
             self.notices.append("drafting from the whole vocabulary: this model's drafts cannot be restricted to a part of it.")
@@ -598,18 +619,48 @@ class Session:
             size = 0
         step = native.VOCAB_STEP
         if size is None:
-            rounded = self.n_vocab // 2 // step * step
-            n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
-            if not 0 < n < self.n_vocab:
-                return self._cut_vocab(0)
             if self._vocab_chooser is None:
+                self._api.mtp_set_head_type(self._ctx_mtp, -1)  # not a copy of half the vocabulary
+                rounded = self.n_vocab // 2 // step * step
+                n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
+                if not 0 < n < self.n_vocab:
+                    return self._cut_vocab(0)
                 self._vocab_chooser = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
             self._draft_vocab = self._vocab_chooser
             size = self._vocab_chooser.size
         return self._cut_vocab(-(-size // step) * step)
 
+    @property
+    def draft_head_type(self) -> str | None:
+        """Type of the copy of the head that drafts read; None where they read the head itself."""
+        return self._head_type.name if self._head_type is not None else None
+
+    def _choose_head_type(self, n_embd: int) -> None:
+        """Whether drafts read a copy of the head's rows in a smaller type, and what a row then has."""
+        wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
+        if wanted == SAME or (wanted is None and own < _COPY_FROM_BITS):
+            return
+        kind = GGMLQuantizationType[wanted or _COPY_TYPE]
+        n_values, n_bytes = GGML_QUANT_SIZES[kind]
+        if (
+            self._api.mtp_set_vocab(self._ctx_mtp, _COPIED_AHEAD) > 0
+            and self._api.mtp_set_head_type(self._ctx_mtp, kind) == native.OK
+        ):
+            self._head_type = kind
+            self._pass_bytes = replace(self._pass_bytes, row=n_embd * n_bytes / n_values)
+        elif wanted is not None:
+            self.notices.append(
+                f"drafting from the output matrix as it is: it cannot be had in {wanted}, or would be no smaller."
+            )
+
     def _cut_vocab(self, size: int) -> int:
+        # the whole vocabulary is not copied on the way to a part of it
+        kind = -1 if self._head_type is None or (size == 0 and self._draft_vocab is not None) else self._head_type
+        if kind < 0:
+            self._api.mtp_set_head_type(self._ctx_mtp, kind)
         n = int(self._api.mtp_set_vocab(self._ctx_mtp, size))
+        if kind >= 0 and self._api.mtp_set_head_type(self._ctx_mtp, kind) != native.OK:
+            self._head_type = None
         self.n_draft_vocab = n if n > 0 else self.n_vocab
         return self.n_draft_vocab
 
@@ -626,14 +677,7 @@ class Session:
         """
         if not keep:
             self.clear()
-        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
-        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
-        room = min(most + 1, self._n_ctx - self.n_past)
-        trees = {
-            size: DraftTree(TreeShape.chain(size - 1), (0,) * size)
-            for size in sorted(sizes, key=lambda size: (size not in (1, 4), size))
-            if size <= room
-        }
+        trees = self._chains(sorted(sizes, key=lambda size: (size not in (1, 4), size)))
         found: dict[int, float] = {}
         end = perf_counter() + limit
         # Round by round, so that something else on this machine makes no single size dear. The first pass of a size builds its
@@ -647,6 +691,38 @@ class Session:
         if not keep:
             self.clear()
         return found
+
+    def warm_up(self, sizes: Sequence[int], limit: float = 1.0) -> None:
+        """Have the engine build what verifying so many nodes takes, rather than when tokens are waited for. Empties the session.
+
+        Args:
+            limit: seconds after which no more is begun; what is left is built when it is needed.
+        """
+        self.clear()
+        end = perf_counter() + limit
+        for tree in self._chains(sizes).values():
+            if perf_counter() < end:
+                self._verified_in(tree)
+        self.clear()
+
+    def _chains(self, sizes: Sequence[int]) -> dict[int, DraftTree]:
+        """Chains of so many nodes; those that cannot be verified are left out."""
+        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
+        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
+        room = min(most + 1, self._n_ctx - self.n_past)
+        return {size: DraftTree(TreeShape.chain(size - 1), (0,) * size) for size in sizes if size <= room}
+
+    @contextmanager
+    def steady_draft_vocab(self) -> Iterator[None]:
+        """Draft from as many tokens as texts usually need, and learn nothing from the tokens that come: they are no text."""
+        follows = self._draft_vocab is not None
+        if follows:
+            self.set_draft_vocab(_USUAL_VOCAB)
+        try:
+            yield
+        finally:
+            if follows:
+                self.set_draft_vocab(None)
 
     def _verified_in(self, tree: DraftTree) -> float:
         begin = perf_counter()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from entmtp_local.errors import StateError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, replace_file
 
 VERSION = 1
 _MAGIC = b"EntMTPst"
@@ -75,7 +75,8 @@ def load_state(path: Path, identity: Mapping[str, str]) -> State:
     Raises: StateError, in one sentence, where it is missing, damaged, or of another model, build or version.
     """
     try:
-        data = memoryview(path.read_bytes())
+        with open_file(path) as file:
+            data = memoryview(file.read())
     except OSError as error:
         raise StateError(f"the saved state {path} cannot be read ({error.strerror or error}).") from None
     except MemoryError:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from entmtp_local.errors import UsageError
+from entmtp_local.files import open_file
+from entmtp_local.speculative.cost import SIZES
 from entmtp_local.speculative.entmtp import SIGNALS, EntMTP
 from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.grown import WAYS, GrownTree
@@ -27,8 +29,15 @@ MAX_RANK = 63
 
 KNOWN = (
     "off, throughput, chain:N (N from 1 to 255), entmtp, entmtp:constant, entmtp:path, entropy-chain, medusa:N and hydra:N "
-    "(N from 1 to 31), tree:narrow, tree:wide, or tree:FILE.json with a list of parents"
+    "(N from 1 to 31), from entmtp to here also with :TASK for one calibrated task, tree:narrow, tree:wide, "
+    "or tree:FILE.json with a list of parents"
 )
+
+
+def sizes_of(policy: Policy) -> tuple[int, ...]:
+    """Sizes of trees, the root included, that a policy's steps are likely to need."""
+    most = policy.max_nodes + 1
+    return tuple(size for size in SIZES if size <= most) if policy.needs_profile else tuple(sorted({1, most}))
 
 
 def parse_policy(text: str) -> Policy:
@@ -69,7 +78,8 @@ def parse_policy(text: str) -> Policy:
 def _read_tree(path: Path) -> Policy:
     wanted = "a JSON list of parents such as [-1, 0, 0, 1], or an object with lists 'parents' and 'ranks'"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            content = json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         raise UsageError(f"there is no policy 'tree:{path}' and no file {path}; known are {KNOWN}.") from None
     except (OSError, ValueError, RecursionError) as error:

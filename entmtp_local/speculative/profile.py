@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from entmtp_local.errors import ProfileError
-from entmtp_local.files import replace_file
+from entmtp_local.files import open_file, reason, replace_file
 from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.tree import TreeShape
 
 _T = TypeVar("_T")
-FORMAT, VERSION = "entmtp-local profile", 1
+FORMAT, VERSION = "entmtp-local profile", 2
 #: The task that stands for all tasks together.
 ALL = "all"
 #: Of the trees that it holds: drafted nodes, and levels.
@@ -58,6 +58,7 @@ _DIFFERENCES = {
     "n_threads": "with other --threads",
     "n_gpu_layers": "with other --gpu-layers",
     "draft_vocab": "with another --draft-vocab",
+    "draft_head_type": "with another --draft-head-type",
 }
 
 
@@ -68,11 +69,12 @@ class Key:
     Args:
         model: fingerprint of the file, which covers its quantisation.
         mtp_model: fingerprint of the file with the MTP head, where it is another one.
-        engine: source, patches and back end of the engine.
+        engine: source, patches and back end of the engine, or a digest of its libraries.
         device: as the engine names it.
         n_threads: of the CPU's part.
         n_gpu_layers: None for all.
         draft_vocab: None for auto, 0 for the whole vocabulary.
+        draft_head_type: None for auto.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Key:
     n_threads: int
     n_gpu_layers: int | None
     draft_vocab: int | None
+    draft_head_type: str | None
 
     def difference(self, other: Key) -> str:
         """How the other one was measured, in words; "" where nothing differs."""
@@ -183,7 +186,7 @@ class Profile:
         Raises: ProfileError when there is none, when it is damaged or of another version, or when it holds for something else.
         """
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 text = file.read(_MOST_BYTES + 1)
             if len(text) > _MOST_BYTES:
                 raise ValueError("too long")
@@ -191,11 +194,13 @@ class Profile:
         except FileNotFoundError:
             raise ProfileError(f"there is no profile {path}; entmtp-local calibrate MODEL --out {path} writes one.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ProfileError(f"the profile {path} cannot be read ({type(error).__name__}); calibrate again.") from None
+            raise ProfileError(f"the profile {path} cannot be read ({reason(error)}); calibrate again.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ProfileError(f"{path} is not a profile of this program; entmtp-local calibrate MODEL --out FILE writes one.")
         if content.get("version") != VERSION or type(content["version"]) is not int:
-            raise ProfileError(f"the profile {path} is of version {content.get('version')}, not {VERSION}; calibrate again.")
+            raise ProfileError(
+                f"the profile {path} is of version {content.get('version')!r:.40}, not {VERSION}; calibrate again."
+            )
         try:
             profile = _parse(content)
         except KeyError as error:
@@ -228,8 +233,11 @@ def _parse(content: Mapping[str, Any]) -> Profile:
 
 def _parse_key(content: Mapping[str, Any]) -> Key:
     key = Key(**content)
-    for text in (key.model, key.engine, key.device, "" if key.mtp_model is None else key.mtp_model):
+    for text in (key.model, key.engine, key.device):
         _of(str, text)
+    for name in (key.mtp_model, key.draft_head_type):
+        if name is not None:
+            _of(str, name)
     _whole(key.n_threads, 1)
     for number in (key.n_gpu_layers, key.draft_vocab):
         if number is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from click.testing import CliRunner, Result
 
 from entmtp_local.calibration import calibrate as calibration
 from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
+from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.record import record, wide_shape
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.cli import profiles as first_use
@@ -229,6 +231,40 @@ def test_a_partial_log_of_something_else_is_not_gone_on_with(session: tuple[Sess
     assert len(run(session, tmp_path / "file" / "m.partial.npz")[1].texts) == 4, "a folder that is none"
 
 
+def test_another_calibration_leaves_an_interrupted_one_alone(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recorded, interrupted = [0], [True]
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        recorded[0] += 1
+        return record(*arguments, **options)
+
+    def fitting(*arguments: Any) -> Any:
+        if interrupted[0]:
+            raise Interrupted
+        return fit_tasks(*arguments)
+
+    monkeypatch.setattr(calibration, "record", counting)
+    monkeypatch.setattr(calibration, "fit_tasks", fitting)
+    brief = ("calibrate", str(shipped), "--quick", "-c", "512", "--out", str(tmp_path / "p.json"), *ONE_THREAD)
+    assert call(*brief, "--task", "code").exit_code == 130 and recorded == [1]
+    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    before = kept.read_bytes()
+    for other in (("--task", "math"), ("--task", "code", "--temp", "0"), ("--task", "code", "-n", "8")):
+        interrupted[0] = True
+        assert call(*brief, *other).exit_code == 130
+        interrupted[0] = False
+        result = call(*brief, *other)
+        assert result.exit_code == 0 and "going on" in result.stderr, result.output
+        assert list((tmp_path / "cache").rglob("*.npz")) == [kept] and kept.read_bytes() == before
+    assert recorded == [4]
+    result = call(*brief, "--task", "code")
+    assert result.exit_code == 0 and "going on" in result.stderr and recorded == [4], "all its texts were there already"
+    assert not kept.exists()
+
+
 def test_a_recorded_text_is_that_of_plain_decoding(session: tuple[Session, Key]) -> None:
     opened, sampling = session[0], SamplingOptions(temp=0.8, seed=3)
     ids = opened.tokenize("def main", add_special=True, parse_special=True)
@@ -277,8 +313,10 @@ def test_a_first_use_measures_and_the_next_does_not(shipped: Path, cache: Path) 
     foreign = run_model(shipped, "--profile", str(other))
     assert foreign.stderr == f"the profile {other} was measured with another model; calibrate again.\n"
     # none at all
-    missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / "none.json"))
-    assert missing.exit_code == 1 and "there is no profile" in missing.stderr
+    os.mkfifo(cache / "pipe")
+    for name, words in (("none.json", "there is no profile"), ("pipe", "is no regular file")):
+        missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / name))
+        assert missing.exit_code == 1 and words in missing.stderr and missing.stderr.count("\n") == 1
     # another number of threads is another profile
     key = replace(profile.key, n_threads=profile.key.n_threads + 1)
     assert calibration.profile_path(cache, shipped, key) != kept
@@ -290,7 +328,9 @@ def test_a_cache_that_cannot_be_written_is_survived(shipped: Path, tmp_path: Pat
     result = run_model(shipped)
     assert MEASURING in result.stderr and "cannot be kept" in result.stderr and "next start measures again" in result.stderr
     arguments = ("calibrate", str(shipped), "--quick", "--task", "code", "-c", "512", *ONE_THREAD)
-    assert call(*arguments, "--out", str(tmp_path / "p.json")).exit_code == 0
+    made = call(*arguments, "--out", str(tmp_path / "p.json"))
+    assert made.exit_code == 0 and "what pays: forecast from the log\n  code " in made.stdout
+    assert f"use it: entmtp-local chat {shipped} --threads 1 --profile {tmp_path / 'p.json'}" in made.stdout
     refused = call(*arguments)
     assert refused.exit_code == 1 and refused.stdout == "" and refused.stderr.startswith("error: the system refused")
 

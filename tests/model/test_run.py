@@ -34,8 +34,10 @@ def plain(shipped: Path) -> dict:  # type: ignore[type-arg]
 def test_the_json_has_its_keys(plain: dict) -> None:  # type: ignore[type-arg]
     assert set(plain) >= KEYS
     assert set(plain["seconds"]) >= SECONDS
-    assert set(plain["engine"]) == {"source_sha256", "patches_sha256", "backend"}
-    assert len(plain["engine"]["patches_sha256"]) == 64
+    engine = plain["engine"]
+    assert set(engine) >= {"source_sha256", "patches_sha256", "backend"}
+    # an engine that ENTMTP_LOCAL_ENGINE names may have no record beside it
+    assert len(engine.get("libraries_sha256", engine["patches_sha256"])) == 64
     assert plain["n_generated"] == len(plain["tokens"]) == 80
     assert plain["finish_reason"] == "length"
     assert plain["text"]

@@ -119,3 +119,9 @@ def test_a_missing_and_a_damaged_library(tmp_path: Path) -> None:
 def test_the_loaded_library_is_named_by_the_environment() -> None:
     library.load()
     assert Path(os.environ["LLAMA_CPP_LIB_PATH"]) == library.engine_directory().resolve()
+
+
+def test_the_memory_of_graphics_processors() -> None:
+    found = library.gpus()
+    assert bool(found) == bool(library.load().llama_supports_gpu_offload())
+    assert all(gpu.name and 0 < gpu.free_bytes <= gpu.total_bytes for gpu in found)

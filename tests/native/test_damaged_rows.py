@@ -85,8 +85,6 @@ ONE_HIGHEST = spoil("output.weight", (100, 0), np.inf)
 @pytest.mark.parametrize("kind", ["glm4moe", "qwen35"])
 def test_rows_without_any_number(damaged: Write, kind: str, sampler: str, on_device: bool) -> None:
     for damage in (ALL_NAN, ALL_LOWEST):
-        if damage is ALL_LOWEST and sampler == "greedy" and not on_device:
-            continue  # the engine's search on the host takes -inf for a value: this ends in token 0
         path = damaged(kind, damage)
         for policy in ("off", POLICY):
             with pytest.raises(EngineError, match="computed NaN or infinity"):

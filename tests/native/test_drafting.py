@@ -408,6 +408,49 @@ def test_a_reduced_vocabulary_chooses_among_the_first_tokens_and_the_control_tok
     assert d.draft([-1, 0], [0, 0]).tokens[1] == int(row.argmax())
 
 
+Q4_0, Q8_0, F16 = 2, 8, 1
+
+
+@pytest.mark.parametrize("kind", ["qwen35", "qwen35moe", "qwen3next"])
+def test_a_copy_of_the_head_in_a_smaller_type(drafter: Callable[..., DraftBench], kind: str) -> None:
+    d = drafter(kind)
+    before = d.n_past()
+    parents, ranks = [-1, *[0] * 16], [0, *range(16)]
+
+    def draft(head_type: int, n: int) -> dict[int, float]:
+        assert d.set_vocab(n) > 0
+        assert d.api.mtp_set_head_type(d.mtp, head_type) == 0
+        assert d.api.truncate(d.mtp, SEQ, before)
+        assert d.push([PENDING], [-1]) == 0
+        found = d.draft(parents, ranks)
+        assert found.code == 0
+        return dict(zip(found.tokens[1:], found.logp[1:], strict=True))
+
+    def distance(a: dict[int, float], b: dict[int, float]) -> float:
+        """Between the differences of the tokens' logits; constants do not count."""
+        both = sorted(a.keys() & b.keys())
+        assert len(both) >= 8
+        between = [a[token] - b[token] for token in both]
+        return max(between) - min(between)
+
+    n_kept = d.set_vocab(64)
+    for n in (64, 128, 64, 0, 64):  # larger and smaller ones, and views of the largest
+        own, fine, coarse = draft(-1, n), draft(Q8_0, n), draft(Q4_0, n)
+        assert distance(own, fine) < 0.1 < distance(own, coarse) < 2.0
+        if n == 64:
+            kept = {*range(64), *range(d.b.n_vocab - (n_kept - 64), d.b.n_vocab)}
+            assert own.keys() | fine.keys() | coarse.keys() <= kept
+    assert draft(-1, 64) == own
+
+
+def test_types_that_a_head_cannot_be_copied_to(drafter: Callable[..., DraftBench]) -> None:
+    d = drafter("qwen35")
+    for head_type in (-2, 10**6):
+        assert d.api.mtp_set_head_type(d.mtp, head_type) == native.INVALID
+    assert d.api.mtp_set_head_type(d.mtp, F16) == native.UNSUPPORTED, "it is not quantized"
+    assert d.api.mtp_set_head_type(drafter("glm4moe").mtp, Q8_0) == native.UNSUPPORTED, "it drafts with a pass per level"
+
+
 def test_vocabularies_that_cannot_be(drafter: Callable[..., DraftBench]) -> None:
     d = drafter("qwen35")
     assert d.set_vocab(-64) == native.INVALID

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from entmtp_local.cli.options import shipped_model
+from entmtp_local.cli.models import shipped_model
 from entmtp_local.errors import EngineError, UsageError
 from entmtp_local.native import library
 from entmtp_local.native.log import LogCapture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,27 @@ def test_a_smaller_draft_vocabulary_changes_drafts_and_no_text(policy: str) -> N
         session.clear()
         assert session.set_draft_vocab(None) == session.n_vocab
         assert run(session, prompt, policy, 60)[0].tokens == whole.tokens
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(None, "Q8_0"), ("same", None), ("Q4_0", "Q4_0")])
+def test_drafts_read_a_smaller_copy_of_the_head_and_the_text_stays(wanted: str | None, used: str | None) -> None:
+    """The shipped model's head has 16 bits a weight."""
+    options = SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3, draft_head_type=wanted)
+    with Session.open(replace(options, draft_head_type="same")) as session:
+        prompt = session.tokenize("def main(path: str) -> None:\n", add_special=True, parse_special=True)
+        expected, _ = run(session, prompt, "chain:3", 60)
+    with Session.open(options) as session:
+        assert session.draft_head_type == used
+        found, _ = run(session, prompt, "chain:3", 60)
+        assert found.tokens == expected.tokens
+        assert found.stats.tokens_per_step > 0.9 * expected.stats.tokens_per_step
+        assert not session.notices
+
+
+def test_a_copy_that_would_be_no_smaller_is_said_to_be_none(tiny: Path, tmp_path: Path) -> None:
+    with open_session(tiny, "glm4moe", "chain:3", draft_head_type="Q8_0") as session:
+        assert session.draft_head_type is None
+        assert any("it cannot be had in Q8_0" in notice for notice in session.notices)
 
 
 def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
@@ -356,3 +378,24 @@ def test_entropy_of_a_row(tiny: Path, on_device: bool) -> None:
             p = np.exp(logits - logits.max())
             p /= p.sum()
             assert session.entropy(row) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-4)
+
+
+def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:3") as session:
+        expected, drafts = run(session, PROMPT, "chain:3", 30)
+        session.warm_up((1, 2, 4, 64))
+        assert session.n_past == 0
+        found, again = run(session, PROMPT, "chain:3", 30)
+        assert found.tokens == expected.tokens
+        session.warm_up((1, 2, 4), limit=0.0)
+        assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
+
+
+def test_measuring_costs_says_nothing_of_the_text() -> None:
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3)) as session:
+        with session.steady_draft_vocab():
+            assert session._draft_vocab is None
+            session.prefill([0] * 64, lambda: False)
+        chooser = session._draft_vocab
+        assert chooser is session._vocab_chooser
+        assert chooser is None or chooser._seen == 0

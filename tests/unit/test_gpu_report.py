@@ -47,6 +47,7 @@ def test_the_core_measures_one_shape_and_notes_what_fails(machine: Path) -> None
     assert "code, temperature 0\nthroughput 1.50" in summary and "a visit" not in summary
     assert (machine / "out" / "staircase.json").read_text() == '{"a": 1}\n'
     asked = (machine / "python.log").read_text()
+    assert "entmtp_local info" in asked
     assert "--resume" not in asked and "same-Q4_0.gguf" in asked and "27b" not in asked
 
 

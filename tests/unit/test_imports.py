@@ -1,4 +1,4 @@
-"""Imports point down: cli > calibration > chat, bench > engine > speculative, native > errors.
+"""Imports point down: cli > calibration > chat, bench > engine > speculative, native > errors; cli > hub > errors.
 
 And the speculative part is NumPy only.
 """
@@ -14,15 +14,16 @@ PACKAGE = Path(__file__).resolve().parents[2] / "entmtp_local"
 
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "plots": set(),
     "speculative": {"errors", "files", "speculative"},
     "native": {"errors", "files", "speculative", "native"},
+    "hub": {"__version__", "errors", "files", "hub"},
     "engine": {"errors", "speculative"},
     "chat": {"errors", "files", "plots", "speculative", "native", "engine", "chat"},
     "bench": {"errors", "files", "plots", "speculative", "native", "engine", "bench"},
     "calibration": {"errors", "files", "plots", "speculative", "native", "engine", "chat", "bench", "calibration"},
-    "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "cli"},
+    "cli": {"errors", "files", "speculative", "native", "engine", "chat", "bench", "calibration", "hub", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

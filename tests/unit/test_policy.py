@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from entmtp_local.errors import UsageError
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.errors import ProfileError, UsageError
+from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.policy import parse_policy, sizes_of
+from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, chain
 
@@ -64,6 +67,25 @@ def test_a_tree_from_a_file(tmp_path: Path) -> None:
     assert parse_policy(f"tree:{path}").plan(EVIDENCE).ranks.tolist() == [0, 2, 0]
 
 
+def test_what_the_readme_shows_is_read(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    path = tmp_path / "tree.json"
+    (row,) = re.findall(r"^\| `tree:FILE.json` .*$", readme, re.MULTILINE)
+    trees = [each for each in re.findall("`(.*?)`", row) if each[0] in "[{"]
+    assert len(trees) == 2
+    for tree in trees:
+        path.write_text(tree)
+        assert parse_policy(f"tree:{path}").max_nodes == 3
+    (tasks,) = re.findall("With `:TASK` behind them.*?:(.*?), or the name", readme, re.DOTALL)
+    names = re.findall("`(.*?)`", tasks)
+    assert [name.rsplit(":", 1)[1] for name in names] == ["code", "prose", "math", "chat"]
+    assert [parse_policy(name).name for name in names] == names
+    # and one that the profile does not have is asked for by its name
+    for name in names:
+        with pytest.raises(ProfileError, match=name.rsplit(":", 1)[1]):
+            parse_policy(name).calibrated(Profile(CostTable({1: 1.0})))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -114,3 +136,8 @@ def test_within_limits() -> None:
     assert chain(6).within(limits(trees=False, max_depth=3)).name == "chain:3"
     assert chain(6).within(limits(trees=False, max_depth=6, max_nodes=6)).name == "chain:6"
     assert WIDE.within(limits(max_depth=0, max_nodes=0)) is OFF
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("off", (1,)), ("chain:3", (1, 4)), ("throughput", (*range(1, 11), 12, 16))])
+def test_sizes_that_steps_are_likely_to_need(name: str, sizes: tuple[int, ...]) -> None:
+    assert sizes_of(parse_policy(name)) == sizes

@@ -28,7 +28,7 @@ from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import MAX_DEPTH, SETS, Key, NodePath, Profile, TaskFit, TreeSet, paths_of, shape_of
 from entmtp_local.speculative.protocol import Evidence
 
-KEY = Key("ab" * 32, None, "source patches cpu", "Some CPU", 4, None, 4096)
+KEY = Key("ab" * 32, None, "source patches cpu", "Some CPU", 4, None, 4096, "Q4_0")
 
 
 def random_tree(rng: random.Random, n: int) -> tuple[NodePath, ...]:
@@ -174,7 +174,14 @@ WRONG = {
     dict: (3, "ab", [], [[]], {}),
 }
 # not measured, no other file
-OPTIONAL = {("key", "mtp_model"), ("key", "n_gpu_layers"), ("key", "draft_vocab"), ("costs", "level"), ("key",)}
+OPTIONAL = {
+    ("key", "mtp_model"),
+    ("key", "n_gpu_layers"),
+    ("key", "draft_vocab"),
+    ("key", "draft_head_type"),
+    ("costs", "level"),
+    ("key",),
+}
 
 
 def test_a_profile_with_a_value_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -235,7 +242,7 @@ def test_a_profile_with_a_value_of_another_kind_is_refused(tmp_path: Path) -> No
         (("key", "n_threads"), 0),
         (("key", "another"), 1),
         (("measured",), [{"task": "code"}]),
-        (("version",), 2),
+        (("version",), 1),
         (("version",), 0),
         (("version",), "1"),
         (("version",), True),
@@ -259,8 +266,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for wrong in (path, tmp_path, tmp_path / "none.json"):
         with pytest.raises(ProfileError, match="calibrate"):
             Profile.load(wrong)
-    with pytest.raises(ProfileError, match="of version 2, not 1"):
-        path.write_text(text.replace('"version": 1', '"version": 2'))
+    with pytest.raises(ProfileError, match="of version 3, not 2"):
+        path.write_text(text.replace('"version": 2', '"version": 3'))
         Profile.load(path)
 
 
@@ -317,6 +324,7 @@ def test_a_profile_of_something_else_is_refused_with_the_reason(tmp_path: Path, 
         "n_threads": "with other --threads",
         "n_gpu_layers": "with other --gpu-layers",
         "draft_vocab": "with another --draft-vocab",
+        "draft_head_type": "with another --draft-head-type",
     }
     assert f"was measured {words[name]}; calibrate again" in str(error.value)
     replace(profile, key=None).save(path)

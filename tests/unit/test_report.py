@@ -5,6 +5,9 @@
 | well formed | tags left open, figures that are not XML, sections that are missing |
 | escaping | names from files that become markup |
 | no network | a page that fetches something |
+| figures | one without a title, or with an axis of which nobody knows what it measures |
+| names | fingerprints in place of names, or names of another model |
+| replays | a replay that is headed as a calibration |
 | reliability | nodes counted twice or not at all, an error that is not the bins' own |
 | hull | trees marked that calibration did not choose, or chosen ones that are not |
 | by entropy | candidates counted where none can be accepted |
@@ -18,12 +21,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html import escape, unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from pages import Page, check_figures
 
 from entmtp_local.calibration import figures
 from entmtp_local.calibration.figures import Logged, bins_of, calibration_error, logged_tasks
@@ -40,7 +43,6 @@ from entmtp_local.speculative.profile import Key, Profile, shape_of
 SECTIONS = ("about", "costs", "acceptance", "reliability", "hull", "trace", "policies")
 SHAPE = wide_shape(8, n_nodes=24)
 COSTS = CostTable({1: 10e-3, 2: 11e-3, 4: 12e-3, 8: 15e-3, 16: 24e-3}, draft_fixed=1e-3, level={1: 1e-3, 2: 1.2e-3})
-VOID = {"meta"}
 
 
 def logged_text(rng: np.random.Generator, task: str, n: int, right: float) -> LoggedText:
@@ -68,7 +70,7 @@ def wide_log(*tasks: str, n_texts: int = 6) -> WideLog:
 
 
 LOG = wide_log("<b>", "code")
-KEY = Key("model & fingerprint", None, "engine", "<script>alert(1)</script>", 4, None, 0)
+KEY = Key("model & fingerprint", None, "engine", "<script>alert(1)</script>", 4, None, 0, None)
 MEASURED = (
     {"policy": "throughput", "task": "<b>", "temp": 0.8, "ratio": 1.75, "tokens_per_step": 2.5, "tokens_per_second": 1234.5},
     {"policy": "<i>", "ratio": "n/a", "other": [1, 2]},
@@ -76,38 +78,11 @@ MEASURED = (
 PROFILE = Profile(COSTS, KEY, fit_tasks(LOG, COSTS), quick=False, created="2026-01-02", measured=MEASURED)
 
 
-class Page(HTMLParser):
-    """Every tag that is opened is closed, in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def written(tmp_path: Path, profile: Profile, log: WideLog | None) -> str:
+def written(tmp_path: Path, profile: Profile, log: WideLog | None, costs_of: str | None = None) -> str:
     path = tmp_path / "report.html"
-    write_report(path, profile, log)
+    write_report(path, profile, log, costs_of=costs_of)
     page = path.read_text(encoding="utf-8")
     assert tuple(Page(page).ids) == SECTIONS
-    for svg in re.findall("<svg.*?</svg>", page, re.DOTALL):
-        ElementTree.fromstring(svg)
     return page
 
 
@@ -149,6 +124,35 @@ def test_the_page_needs_no_network(page: str) -> None:
     assert "http:" not in page and "https:" not in page and "//" not in page
     assert not {"script", "link", "img", "iframe"} & set(Page(page).tags)
     assert "url(" not in page and "@import" not in page
+
+
+def test_figures_have_titles_axes_and_units(page: str) -> None:
+    check_figures(page, 3 + 2 * 3 + 2 * 3 + 2 * 3 + 2)
+
+
+def test_names_stand_before_fingerprints(tmp_path: Path) -> None:
+    key = Key("f1", "f2", "source patches cuda", "A card", 4, None, 0, None)
+    about = {"model": "f1", "name": "A & B 27B", "file": "b.gguf", "mtp_file": "head.gguf", "temp": 0.8}
+    profile = replace(PROFILE, key=key)
+    head = section(written(tmp_path, profile, replace(LOG, about=about)), "about")
+    assert "<dd>A &amp; B 27B, b.gguf <small>f1</small></dd>" in head and "<dd>head.gguf <small>f2</small></dd>" in head
+    assert "<dd>A card</dd>" in head and "<dd>cuda <small>source patches</small></dd>" in head and "texts of" not in head
+    # texts of another model do not name this one
+    head = section(written(tmp_path, profile, replace(LOG, about=about | {"model": "f3"})), "about")
+    assert "<dt>model</dt><dd>f1</dd>" in head and "<dt>texts of</dt><dd>A &amp; B 27B, b.gguf <small>f3</small></dd>" in head
+    # names are not always there
+    head = section(written(tmp_path, profile, None), "about")
+    assert "<dd>f1</dd>" in head and "<dd>f2</dd>" in head
+
+
+def test_a_replay_is_headed_as_one(tmp_path: Path, page: str) -> None:
+    about = {"model": "f1", "name": "B 27B", "device": "Some CPU", "temp": 0.8}
+    found = written(tmp_path, Profile(COSTS, tasks=PROFILE.tasks), replace(LOG, about=about), costs_of="a <card>")
+    head = section(found, "about")
+    assert "<h1>Replay</h1>" in found and "<title>EntMTP-local: replay</title>" in found and "calibrat" not in head
+    assert "What was replayed" in head and "<dd>a &lt;card&gt;</dd>" in head and "forecast" in head
+    assert "<dd>B 27B <small>f1</small></dd>" in head and "<dd>Some CPU</dd>" in head
+    assert "<h1>Calibration</h1>" in page and "What was calibrated" in page
 
 
 def test_the_head_says_what_was_calibrated(page: str) -> None:

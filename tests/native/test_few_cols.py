@@ -1,0 +1,89 @@
+"""Products of quantized rows with a few columns, on the CPU, against the kernels for one column."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from native.ggml import Ggml
+
+Array = npt.NDArray[Any]
+
+SIZES = [*range(1, 18), 20, 31, 32, 33, 40]
+
+
+@pytest.fixture
+def exact(ggml: Ggml) -> bool:
+    """Whether this processor has the kernels; others may add up in another order."""
+    return bool(ggml.cpu.ggml_cpu_has_avx512_vnni())
+
+
+def check(found: Array, wanted: Array, exact: bool) -> None:
+    if exact:
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def columns(rng: np.random.Generator, n_cols: int, n: int) -> Array:
+    """Columns of different sizes, one of them nothing but zeros."""
+    made = rng.standard_normal((n_cols, n)).astype(np.float32) * np.logspace(-3, 2, n_cols, dtype=np.float32)[:, None]
+    made[n_cols // 2] *= n_cols == 1
+    return made
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(("n_rows", "n"), [(1, 256), (77, 512), (130, 2560)])
+def test_q6_k(ggml: Ggml, n_rows: int, n: int, n_threads: int, exact: bool) -> None:
+    rng = np.random.default_rng(n_rows)
+    rows = ggml.quantized("Q6_K", rng.standard_normal((n_rows, n)).astype(np.float32))
+    row_bytes = rows.data.nbytes // n_rows
+    for n_cols in SIZES:
+        y = columns(rng, n_cols, n)
+        found = ggml.compute("ggml_mul_mat", rows.tensor, ggml.tensor(y)[0], shape=(n_cols, n_rows), n_threads=n_threads)
+        if exact and n_cols > 32:
+            continue  # another kernel of llama.cpp, which adds up in another order
+        wanted = np.empty((n_cols, n_rows), np.float32)
+        for c in range(n_cols):
+            packed = (ctypes.c_char * (n // 256 * 292))()
+            ggml.cpu.quantize_row_q8_K(y[c].ctypes.data_as(ctypes.c_void_p), packed, ctypes.c_int64(n))
+            for r in range(n_rows):
+                out = ctypes.c_float()
+                at = ctypes.c_void_p(rows.data.ctypes.data + r * row_bytes)
+                nothing = ctypes.c_size_t(0)
+                ggml.cpu.ggml_vec_dot_q6_K_q8_K(n, ctypes.byref(out), nothing, at, nothing, packed, nothing, 1)
+                wanted[c, r] = out.value
+        check(found, wanted, exact)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(("n_rows", "n"), [(8, 32), (24, 96), (136, 1024), (16, 3584)])
+def test_q4_0_repacked(ggml: Ggml, n_rows: int, n: int, n_threads: int, exact: bool) -> None:
+    rng = np.random.default_rng(n_rows)
+    rows = ggml.quantized("Q4_0", rng.standard_normal((n_rows, n)).astype(np.float32), repacked=True)
+    if not exact:
+        pytest.skip("this processor interleaves rows in another way")
+    for n_cols in SIZES:
+        y = columns(rng, n_cols, n)
+        found = ggml.compute("ggml_mul_mat", rows.tensor, ggml.tensor(y)[0], shape=(n_cols, n_rows), n_threads=n_threads)
+        wanted = np.empty((n_cols, n_rows), np.float32)
+        for c in range(n_cols):
+            packed = (ctypes.c_char * (n // 32 * 34))()
+            ggml.cpu.quantize_row_q8_0(y[c].ctypes.data_as(ctypes.c_void_p), packed, ctypes.c_int64(n))
+            out = wanted[c].ctypes.data_as(ctypes.c_void_p)
+            ggml.cpu.ggml_gemv_q4_0_8x8_q8_0(n, out, ctypes.c_size_t(n_rows), rows.address, packed, 1, n_rows)
+        check(found, wanted, exact)
+
+
+def test_a_product_of_several_planes(ggml: Ggml) -> None:
+    """Is left to the other kernels."""
+    rng = np.random.default_rng(0)
+    rows = ggml.quantized("Q6_K", rng.standard_normal((9, 256)).astype(np.float32))
+    y = rng.standard_normal((2, 3, 256)).astype(np.float32)
+    both = ggml.compute("ggml_mul_mat", rows.tensor, ggml.tensor(y)[0], shape=(2, 3, 9))
+    for plane in range(2):
+        one = ggml.compute("ggml_mul_mat", rows.tensor, ggml.tensor(y[plane])[0], shape=(3, 9))
+        np.testing.assert_allclose(both[plane], one, rtol=1e-5, atol=1e-5)
