@@ -92,6 +92,7 @@ class FakeSession:
 
     n_vocab = n_draft_vocab = N_VOCAB
     device = "fake device"
+    needs_checkpoints = False
 
     def __init__(
         self,
@@ -116,7 +117,6 @@ class FakeSession:
         self._answer: list[int] | None = None
         self._n_emitted = 0
         self._tree: DraftTree | None = None
-        self.needs_checkpoints = False
         self.checkpoints: list[int] = []
         self.draft_vocabs: list[int | None] = []
         self.loaded: list[State] = []

@@ -139,6 +139,8 @@ class Repl:
             self._ask(action)
 
     def _edited(self, question: str) -> Ask | None:
+        if not self.terminal.edits:
+            self.say(f"(was: {question})")
         try:
             text = self.terminal.read_entry(question)
         except EOFError:

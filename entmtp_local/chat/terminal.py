@@ -63,6 +63,11 @@ class Terminal:
             columns, rows = shutil.get_terminal_size()
         return columns or 80, rows or 24
 
+    @property
+    def edits(self) -> bool:
+        """Entries are edited, so that one can stand there already."""
+        return self._editor is not None
+
     def use_editor(self, complete: Complete) -> None:
         """Edit lines from now on, where this terminal can."""
         if not self.interactive:

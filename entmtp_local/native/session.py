@@ -429,8 +429,9 @@ class Session:
         """
         if self._checkpoints is None or n <= 0:
             return 0
-        if n in self._checkpoints.positions and self._common(prompt) > n:
-            return 0  # read and noted already: computing its last token again would lose the place
+        common = self._common(prompt)
+        if (n in self._checkpoints.positions and common > n) or n <= common == len(self._tokens):
+            return 0  # read already: computing its last token again would take a place before it
         computed = self.prefill(prompt[:n], stop)
         if self.n_past == n:
             self.checkpoint()

@@ -70,7 +70,7 @@ def test_regen_undo_and_edit(chat: Chat) -> None:
 
 def test_edit_without_a_text_asks_for_one(chat: Chat) -> None:
     result = chat(["one", "two"], "Hi", "/edit", "Ho", "/edit", "", "/edit")
-    assert chat.asked == ["u:Hi|A", "u:Ho|A"] and "(left as it was)" in result.stderr
+    assert chat.asked == ["u:Hi|A", "u:Ho|A"] and "(left as it was)" in result.stderr and "(was: Ho)" in result.stderr
     assert "in a pipe /edit needs" in chat(["one"], "Hi", "/edit", person=False).stderr
 
 
@@ -368,6 +368,20 @@ def test_a_folder_that_cannot_be_written_is_told_once(chat: Chat) -> None:
 
 
 LONG = "w" * 30
+
+
+def test_a_place_is_noted_at_each_question_and_each_answer(chat: Chat) -> None:
+    """Behind the question, where a template that drops reasoning goes on, and behind the answer, where any other does."""
+    chat.monkeypatch.setattr(FakeSession, "needs_checkpoints", True)
+    chat.template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content.split('</think>')[-1] }}|{% endfor %}"
+    chat.template += "{% if add_generation_prompt %}assistant:<think>{% endif %}"
+    result = chat(["hm</think>one", "hm</think>two"], "Hi", "Ho")
+    assert result.stdout == "hm</think>one\ntwo\n".replace("two", "hm</think>two")
+    first, second = len(encode("u:Hi|")), len(encode("u:Hi|a:one|u:Ho|"))
+    answer = len(encode("assistant:<think>hm</think>one"))
+    assert chat.session.checkpoints == [first, first + answer, second, second + answer]
+    # what was read ahead is what the next prompt begins with
+    assert chat.session.prompts[2] == encode("u:Hi|a:one|u:Ho|")
 
 
 def test_overflow_drops_the_oldest_turns(chat: Chat) -> None:
