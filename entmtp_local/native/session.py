@@ -31,7 +31,7 @@ from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.sampler import NO_NUMBERS, Sampler
 from entmtp_local.native.state_file import State
-from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+from entmtp_local.speculative.draft_vocab import USUAL, DraftVocab, PassBytes
 from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -53,8 +53,6 @@ DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
 _COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
 # Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
 _COPIED_AHEAD = 32_768
-
-_USUAL_VOCAB = 16_384  # tokens that most texts are drafted from where that follows the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -718,7 +716,7 @@ class Session:
         """Draft from as many tokens as texts usually need, and learn nothing from the tokens that come: they are no text."""
         follows = self._draft_vocab is not None
         if follows:
-            self.set_draft_vocab(_USUAL_VOCAB)
+            self.set_draft_vocab(USUAL)
         try:
             yield
         finally:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+USUAL = 16_384  # what most texts are drafted from; where it begins
 _SMALLEST = 1024
 # Below this the output matrix is a small part of any model worth drafting for, and what a pass costs is not its bytes.
 _WORTH_CUTTING = 32_768
@@ -52,7 +53,7 @@ class DraftVocab:
         self._seen = 0
         self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
         self._n_verified = 3.0  # levels that are verified of a draft, on average
-        self.size = 0  # in use; 0 = the whole vocabulary
+        self.size = USUAL if USUAL in self.sizes else 0  # in use; 0 = the whole vocabulary
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Count tokens of the prompt or of the answer."""

@@ -37,6 +37,11 @@ def after(vocab: DraftVocab, tokens: list[int], depth: int = 3, accepted: int = 
 FEW = 16_384
 
 
+def test_what_it_begins_with() -> None:
+    assert DraftVocab(N_VOCAB, N_TAIL, SMALL).size == FEW
+    assert DraftVocab(32_000, N_TAIL, SMALL).size == 0, "as small a vocabulary is not cut"
+
+
 @pytest.mark.parametrize("cost", [LARGE, SMALL])
 def test_common_ids_need_few_rows(cost: PassBytes) -> None:
     tokens = np.random.default_rng(1).integers(0, 3000, 900).tolist()
