@@ -37,7 +37,7 @@ def spawn(folder: Path, *options: str) -> Any:
         env={**ambient, "TERM": "xterm-256color", "XDG_DATA_HOME": str(folder)},
         dimensions=(24, 80),
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 

@@ -17,6 +17,9 @@ pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are a Unix fea
 
 TESTS = Path(__file__).resolve().parents[1]
 
+# Seconds; a machine may have other things to do.
+PATIENCE = 120.0
+
 CHILD = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
@@ -49,7 +52,7 @@ class Person:
             ["-c", code, *options],
             env={**ambient, "TERM": "xterm-256color", "XDG_DATA_HOME": str(folder), **environment},
             dimensions=(24, columns),
-            timeout=20,
+            timeout=PATIENCE,
             # a test run in the background of a shell inherits that Ctrl-C is ignored
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -70,7 +73,7 @@ class Person:
         above = ["".join(row[i].data for i in range(columns)).rstrip() for row in self.screen.history.top]
         return "\n".join([*above, *(line.rstrip() for line in self.screen.display)])
 
-    def sees(self, wanted: str | re.Pattern[str], seconds: float = 20.0) -> str:
+    def sees(self, wanted: str | re.Pattern[str], seconds: float = PATIENCE) -> str:
         """Wait until something stands on the screen."""
         pattern = wanted if isinstance(wanted, re.Pattern) else re.compile(re.escape(wanted))
         end = time.monotonic() + seconds
@@ -83,7 +86,7 @@ class Person:
 
     def at_prompt(self, n: int) -> None:
         """Wait until the n-th prompt is being edited; what is typed earlier is echoed by nobody."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while self.raw.count(b"\x1b[?2004h") < n or b"> " not in self.screen.display[self.screen.cursor.y].encode():
             self._read(0.1)
             assert time.monotonic() < end, self.text
@@ -93,8 +96,9 @@ class Person:
 
     def leaves(self) -> int:
         """The exit code, once the program has ended."""
-        while self._read(5):
-            pass
+        end = time.monotonic() + PATIENCE
+        while self._read(0.2) or self.child.isalive():
+            assert time.monotonic() < end, f"the program does not end: {self.text}"
         self.child.close()
         assert "Traceback" not in self.text
         return int(self.child.exitstatus)
