@@ -170,7 +170,7 @@ _MODEL_OPTIONS = (
         default="auto",
         metavar=HEAD_TYPES,
         help="Draft from a copy of the output matrix in a smaller type, or from it as it is. Default: auto, Q8_0 where it has "
-        "16 bits a weight.",
+        "16 bits a weight and a large vocabulary.",
     ),
     click.option(
         "--copy/--no-copy",

@@ -49,7 +49,7 @@ _N_ROUNDS = 6
 SAME = "same"
 DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
 # What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
-# what it saves, and of smaller heads a copy saves too little.
+# what it saves; a copy of fewer bits or fewer tokens saves too little.
 _COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
 # Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
 _COPIED_AHEAD = 32_768
@@ -637,7 +637,7 @@ class Session:
     def _choose_head_type(self, n_embd: int) -> None:
         """Whether drafts read a copy of the head's rows in a smaller type, and what a row then has."""
         wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
-        if wanted == SAME or (wanted is None and own < _COPY_FROM_BITS):
+        if wanted == SAME or (wanted is None and (own < _COPY_FROM_BITS or self.n_vocab <= _COPIED_AHEAD)):
             return
         kind = GGMLQuantizationType[wanted or _COPY_TYPE]
         n_values, n_bytes = GGML_QUANT_SIZES[kind]

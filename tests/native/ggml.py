@@ -16,7 +16,7 @@ from entmtp_local.native import library
 Array = npt.NDArray[Any]
 
 TYPE_F32, TYPE_I32 = 0, 26
-TYPES = {"Q4_0": 2, "Q6_K": 14}
+TYPES = {"Q4_0": 2, "Q4_K": 12, "Q6_K": 14}
 
 
 @dataclass(frozen=True)

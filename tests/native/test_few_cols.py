@@ -59,11 +59,23 @@ def test_q6_k(ggml: Ggml, n_rows: int, n: int, n_threads: int, exact: bool) -> N
         check(found, wanted, exact)
 
 
+# of interleaved rows: the kernel for one column, what packs a column, and the values and bytes of its blocks
+INTERLEAVED = {
+    "Q4_0": ("ggml_gemv_q4_0_8x8_q8_0", "quantize_row_q8_0", 32, 34),
+    "Q4_K": ("ggml_gemv_q4_K_8x8_q8_K", "quantize_row_q8_K", 256, 292),
+}
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize(("n_rows", "n"), [(8, 32), (24, 96), (136, 1024), (16, 3584)])
-def test_q4_0_repacked(ggml: Ggml, n_rows: int, n: int, n_threads: int, exact: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "n_rows", "n"),
+    [("Q4_0", 8, 32), ("Q4_0", 24, 96), ("Q4_0", 136, 1024), ("Q4_0", 16, 3584)]
+    + [("Q4_K", 8, 256), ("Q4_K", 24, 768), ("Q4_K", 136, 1024), ("Q4_K", 16, 3584)],
+)
+def test_interleaved_rows(ggml: Ggml, kind: str, n_rows: int, n: int, n_threads: int, exact: bool) -> None:
     rng = np.random.default_rng(n_rows)
-    rows = ggml.quantized("Q4_0", rng.standard_normal((n_rows, n)).astype(np.float32), repacked=True)
+    kernel, pack, n_values, n_bytes = INTERLEAVED[kind]
+    rows = ggml.quantized(kind, rng.standard_normal((n_rows, n)).astype(np.float32) + 0.3, repacked=True)
     if not exact:
         pytest.skip("this processor interleaves rows in another way")
     for n_cols in SIZES:
@@ -71,11 +83,12 @@ def test_q4_0_repacked(ggml: Ggml, n_rows: int, n: int, n_threads: int, exact: b
         found = ggml.compute("ggml_mul_mat", rows.tensor, ggml.tensor(y)[0], shape=(n_cols, n_rows), n_threads=n_threads)
         wanted = np.empty((n_cols, n_rows), np.float32)
         for c in range(n_cols):
-            packed = (ctypes.c_char * (n // 32 * 34))()
-            ggml.cpu.quantize_row_q8_0(y[c].ctypes.data_as(ctypes.c_void_p), packed, ctypes.c_int64(n))
+            packed = (ctypes.c_char * (n // n_values * n_bytes))()
+            getattr(ggml.cpu, pack)(y[c].ctypes.data_as(ctypes.c_void_p), packed, ctypes.c_int64(n))
             out = wanted[c].ctypes.data_as(ctypes.c_void_p)
-            ggml.cpu.ggml_gemv_q4_0_8x8_q8_0(n, out, ctypes.c_size_t(n_rows), rows.address, packed, 1, n_rows)
-        check(found, wanted, exact)
+            getattr(ggml.cpu, kernel)(n, out, ctypes.c_size_t(n_rows), rows.address, packed, 1, n_rows)
+        # llama.cpp's kernel for more columns adds up in another order where there are minima
+        check(found, wanted, exact and (n_cols <= 32 or kind == "Q4_0"))
 
 
 def test_a_product_of_several_planes(ggml: Ggml) -> None:
