@@ -175,7 +175,7 @@ def _policy(chat: Repl, argument: str) -> Action:
             raise UsageError(f"nothing can be drafted: {why}. Start again with --policy {argument}, where there is a head.")
         policy = wanted.within(limits)
         if policy.max_nodes > limits.max_nodes > 0:
-            raise UsageError(f"{argument} drafts more than this session has room for: start again with --policy {argument}.")
+            raise UsageError(f"{argument} drafts more than there is room for: start again with --policy {argument}.")
         chat.settings.policy, chat.settings.plain_step = chat.ready(wanted)
     chat.say(f"(policy {chat.settings.policy.name})")
     return None

@@ -35,7 +35,7 @@ class Settings:
     """The state of a chat beside its conversation.
 
     Args:
-        policy: what to draft, as this session can follow it.
+        policy: what to draft, as the engine can follow it.
         rule: which drafted tokens are accepted; follows `acceptance` and `sampling`.
         sampling: a seed of None draws one for each answer.
         max_tokens: most tokens of an answer; None ends with the model's own end or a full context.

@@ -470,7 +470,7 @@ class Session:
         fits = bool(len(state.mtp)) == own and write_state(self._llama, self.ctx, state.target, _SEQ, WHOLE)
         if not fits or (own and not write_state(self._llama, self._ctx_mtp, state.mtp, _SEQ, WHOLE)):
             self.clear()
-            raise StateError("the saved state does not fit this session.")
+            raise StateError("the saved state does not fit the contexts.")
         self._tokens = list(state.tokens)
         self._n_mtp = len(self._tokens) if self._ctx_mtp is not None else 0
         self._has_row = False
@@ -692,12 +692,15 @@ class Session:
         return found
 
     def warm_up(self, sizes: Sequence[int], limit: float = 1.0) -> None:
-        """Have the engine build what verifying so many nodes takes, rather than when tokens are waited for. Empties the session.
+        """Have the engine build what verifying so many nodes takes, rather than when tokens are waited for.
+
+        Does nothing behind committed tokens, which stay.
 
         Args:
             limit: seconds after which no more is begun; what is left is built when it is needed.
         """
-        self.clear()
+        if self._tokens:
+            return
         end = perf_counter() + limit
         for tree in self._chains(sizes).values():
             if perf_counter() < end:

@@ -383,10 +383,15 @@ def test_entropy_of_a_row(tiny: Path, on_device: bool) -> None:
 def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:3") as session:
         expected, drafts = run(session, PROMPT, "chain:3", 30)
+        n_past = session.n_past
+        session.warm_up((1, 2, 4))
+        assert session.n_past == n_past > 0
+        session.clear()
         session.warm_up((1, 2, 4, 64))
         assert session.n_past == 0
         found, again = run(session, PROMPT, "chain:3", 30)
         assert found.tokens == expected.tokens
+        session.clear()
         session.warm_up((1, 2, 4), limit=0.0)
         assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
 
