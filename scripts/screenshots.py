@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import sys
 import tempfile
@@ -66,7 +67,8 @@ class Terminal:
         self.screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self.screen)
         self._raw = b""
-        environment = {"TERM": "xterm-256color", "XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder), "LANG": "C.UTF-8"}
+        own = {"TERM": "xterm-256color", "XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder), "LANG": "C.UTF-8"}
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")} | own
         self.child = pexpect.spawn(command[0], list(command[1:]), env=environment, dimensions=(ROWS, COLUMNS), timeout=PATIENCE)
 
     def _read(self) -> None:
