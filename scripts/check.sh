@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The checks that need no engine: ruff, mypy, unit tests, README against docs/results, docs/COMMANDS.md, patch lint. Runs all of them and fails if any fails.
+# The checks that need no engine: ruff, mypy, unit tests, README against docs/results, docs/COMMANDS.md, patch lint. Runs all of
+# them and fails if any fails. --no-tests leaves the unit tests out, for a caller that runs all tests.
 set -uo pipefail
 
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -20,7 +21,7 @@ check() {
 
 check "ruff" "$python" -m ruff check .
 check "mypy" "$python" -m mypy
-check "unit tests" "$python" -m pytest -q tests/unit
+[ "${1:-}" = --no-tests ] || check "unit tests" "$python" -m pytest -q tests/unit
 check "results" "$python" scripts/results_table.py --check
 check "commands" "$python" scripts/commands_page.py --check
 check "patches" scripts/patches.sh check
