@@ -20,7 +20,7 @@ def user_cache() -> Path:
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named)
-    return Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path.home() / ".cache"
+    return _home() / "Library" / "Caches" if sys.platform == "darwin" else _home() / ".cache"
 
 
 def user_data() -> Path:
@@ -28,7 +28,14 @@ def user_data() -> Path:
     named = os.environ.get("XDG_DATA_HOME")
     if named:
         return Path(named)
-    return Path.home() / "Library" / "Application Support" if sys.platform == "darwin" else Path.home() / ".local" / "share"
+    return _home() / "Library" / "Application Support" if sys.platform == "darwin" else _home() / ".local" / "share"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise UsageError("this user has no home folder: name one with HOME, such as HOME=/tmp.") from None
 
 
 def _check_regular(path: Path) -> None:

@@ -43,7 +43,7 @@ def encode(text: str, *, parse_special: bool = True) -> list[int]:
     pattern = "|".join(re.escape(piece) for piece in sorted(known, key=len, reverse=True))
     ids: list[int] = []
     for part in re.split(f"({pattern})", text):
-        ids += [known[part]] if part in known else list(part.encode("utf-8"))
+        ids += [known[part]] if part in known else list(part.encode("utf-8", errors="replace"))
     return ids
 
 

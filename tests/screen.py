@@ -31,7 +31,7 @@ class Screen:
 
     write = draw
 
-    def note(self, text: str, end: str = "\n") -> None:
+    def note(self, text: str, end: str = "\n", *, has_codes: bool = False) -> None:
         self.draw(text + end)
 
     def resize(self, columns: int, rows: int) -> None:

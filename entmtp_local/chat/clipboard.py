@@ -27,17 +27,16 @@ def copy(text: str, terminal: Terminal) -> str:
     Returns: what was done, for the user.
     Raises: UsageError where there is no way.
     """
+    content = text.encode("utf-8", errors="replace")
     for command, variable in _PROGRAMS:
         if shutil.which(command[0]) is None or (variable is not None and not os.environ.get(variable)):
             continue
         try:
-            subprocess.run(
-                command, input=text.encode(), check=True, timeout=5, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
+            subprocess.run(command, input=content, check=True, timeout=5, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.SubprocessError):
             continue
         return f"copied, {len(text)} characters"
-    encoded = base64.b64encode(text.encode()).decode()
+    encoded = base64.b64encode(content).decode()
     if not terminal.can_move or len(encoded) > _MAX_SEQUENCE:
         raise UsageError("there is no clipboard here: install wl-clipboard, xclip or xsel.")
     # OSC 52, which most terminals know, also through ssh

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from entmtp_local.chat.stream import stats_line
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
 from entmtp_local.errors import EntMTPError, UsageError
+from entmtp_local.files import open_file
 from entmtp_local.speculative.policy import parse_policy
 
 if TYPE_CHECKING:
@@ -148,18 +149,19 @@ def _system(chat: Repl, argument: str) -> Action:
 
 
 def _set(chat: Repl, argument: str) -> Action:
-    name, _, value = argument.partition(" ")
-    settings = chat.settings
     if not argument:
-        chat.terminal.note("\n".join(f"{each:<20} {settings.shown(each)}" for each in settings.names()))
+        chat.terminal.note("\n".join(f"{each:<20} {chat.settings.shown(each)}" for each in chat.settings.names()))
         return None
-    if name.removeprefix("--") == "policy":
-        return _policy(chat, value.strip())
-    if value.strip():
-        settings.change(name, value.strip(), chat.check_grammar)
-        if name.endswith("draft-vocab"):
-            chat.session.set_draft_vocab(settings.draft_vocab)
+    name, *rest = argument.split(None, 1)
+    value = "".join(rest).strip()
     name = name.lower().removeprefix("--").replace("_", "-")
+    settings = chat.settings
+    if name == "policy":
+        return _policy(chat, value)
+    if value:
+        settings.change(name, value, chat.check_grammar)
+        if name == "draft-vocab":
+            chat.session.set_draft_vocab(settings.draft_vocab)
     if name not in settings.names():
         raise UsageError(f"there is no setting {name}; known are {', '.join(settings.names())}, and /policy.")
     chat.say(f"({name} {settings.shown(name)})")
@@ -200,12 +202,11 @@ def _think(chat: Repl, argument: str) -> Action:
 def _read(chat: Repl, argument: str) -> Action:
     path, question = _file_and_rest(argument)
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise UsageError(f"{path} is no regular file.")  # a pipe or a device may never end
-        if about.st_size > _MAX_FILE:
+        with open_file(path) as file:
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
             raise UsageError(f"{path} has more than {_MAX_FILE >> 20} MiB, which no context holds.")
-        text = path.read_bytes().decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text; convert it first, for instance with iconv.") from None
     except (OSError, ValueError) as error:
@@ -224,17 +225,22 @@ def _file_and_rest(argument: str) -> tuple[Path, str]:
     """FILE or FILE QUESTION; a name with blanks in it stands alone or in quotation marks."""
     if not argument:
         raise UsageError("/read needs the name of a file.")
-    whole = Path(argument).expanduser()
+    whole = _path(argument)
     try:
         if whole.is_file():
             return whole, ""
         if argument[0] in "'\"":
             name = shlex.split(argument)[0]
-            return Path(name).expanduser(), argument[len(name) + 2 :].strip()
+            return _path(name), argument[len(name) + 2 :].strip()
     except (OSError, ValueError, IndexError):
         pass
     name, _, rest = argument.partition(" ")
-    return Path(name).expanduser(), rest.strip()
+    return _path(name), rest.strip()
+
+
+def _path(name: str) -> Path:
+    # Path.expanduser raises where there is no such user
+    return Path(os.path.expanduser(name))
 
 
 def _save(chat: Repl, argument: str) -> Action:
@@ -265,8 +271,8 @@ def _sessions(chat: Repl, argument: str) -> Action:
         mark = "*" if name == keeper.name else " "
         try:
             kept = keeper.store.load(name)
-        except EntMTPError as error:  # one that cannot be read is listed all the same
-            chat.terminal.note(f"{mark} {name:<{left}}  {str(error).split('.')[0]}")
+        except EntMTPError:  # one that cannot be read is listed all the same
+            chat.terminal.note(f"{mark} {name:<{left}}  cannot be read: /load {name} says why")
             continue
         chat.terminal.note(f"{mark} {name:<{left}}  {_when(kept.updated)}  {kept.n_turns:>3} questions  {kept.title}")
     return None

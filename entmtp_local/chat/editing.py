@@ -18,6 +18,7 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from entmtp_local.chat.quoting import goes_on
+from entmtp_local.files import open_file
 
 #: What completes a command's argument: words, or the names of files.
 PATHS = "paths"
@@ -69,6 +70,7 @@ def _history(path: Path) -> History:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600, exist_ok=True)
+        open_file(path).close()  # a pipe would be waited for
         return _SafeHistory(str(path))
     except OSError:
         return InMemoryHistory()

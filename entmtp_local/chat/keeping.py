@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from entmtp_local.chat.conversation import Conversation
-from entmtp_local.chat.store import Journal, Store, Transcript, check_name, new_name
+from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.chat.store import ELSEWHERE, Claim, Journal, Store, Transcript, check_name, new_name
 from entmtp_local.errors import EntMTPError, StateError, TranscriptError, UsageError
 from entmtp_local.native.session import Session
 from entmtp_local.native.state_file import load_state, save_state
@@ -44,6 +45,7 @@ class Keeper:
         self._session, self._conversation = session, conversation
         self._model, self._identity, self._note = dict(model), dict(identity), note
         self._failed = False
+        self._claim: Claim | None = None
         self.new()
 
     @property
@@ -52,12 +54,15 @@ class Keeper:
 
     def new(self) -> None:
         """From now on it is another conversation."""
+        self.close()
         self._transcript = Transcript(new_name(), self._conversation.as_json(), self._model)
         self._is_named = False
 
     def journal(self, question: str) -> Journal | None:
         """Where an answer is noted while it is streamed."""
         try:
+            if self._claim is None:
+                self._claim = self._claimed(self.name)
             return self.store.journal(self.name, question, len(self._conversation.messages))
         except OSError as error:
             self._fail(error)
@@ -93,13 +98,18 @@ class Keeper:
             return
         if name in self.store.names():
             raise UsageError(f"there is a conversation {name} already; /load {name} goes on with it, or choose another name.")
+        if not self._conversation.messages:
+            raise UsageError("there is nothing to save yet.")
         before, was_named = self.name, self._is_named
+        claim = self._claimed(name)
         self._transcript.name = name
-        self.store.make()
         if not self.save():
             self._transcript.name = before
-            raise UsageError("there is nothing to save yet.")
-        self._is_named = True
+            if claim is not None:
+                claim.drop()
+            raise UsageError(f"the conversation cannot be kept in {self.store.folder}: make room there, or let it be written.")
+        self.close()
+        self._claim, self._is_named = claim, True
         if not was_named:
             for path in (self.store.path(before), self.store.state_path(before)):
                 path.unlink(missing_ok=True)
@@ -107,14 +117,26 @@ class Keeper:
     def open(self, name: str) -> Transcript:
         """Go on with a conversation that was kept, from the model's state where that still holds.
 
-        Raises: UsageError where there is none of that name, TranscriptError where it cannot be read; nothing has changed then.
+        Raises: UsageError where there is none of that name or another process has it, TranscriptError where it cannot be read;
+            nothing has changed then.
         """
-        transcript = self.store.load(name)
-        same = transcript.model.get("fingerprint") == self._model.get("fingerprint")
+        check_name(name)
+        is_ours = name == self.name and self._claim is not None
+        claim = self._claim if is_ours else self._claimed(name)
         try:
-            self._conversation.load(transcript.content, ids=same)
-        except TranscriptError as error:
-            raise TranscriptError(f"the conversation {self.store.path(name)} is damaged: {error}.") from None
+            transcript = self.store.load(name)
+            same = transcript.model.get("fingerprint") == self._model.get("fingerprint")
+            try:
+                self._conversation.load(transcript.content, ids=same)
+            except TranscriptError as error:
+                raise TranscriptError(f"the conversation {self.store.path(name)} is damaged: {error}; {ELSEWHERE}") from None
+        except EntMTPError:
+            if claim is not None and not is_ours:
+                claim.drop()
+            raise
+        if not is_ours:
+            self.close()
+            self._claim = claim
         self._transcript, self._is_named = transcript, True
         if transcript.cut:
             self.save()
@@ -122,6 +144,19 @@ class Keeper:
             self._note("(another model had this conversation; this one reads it anew)")
         self._load_state(name)
         return transcript
+
+    def _claimed(self, name: str) -> Claim | None:
+        """Raises: UsageError where another process has it. None: the folder cannot be written, which saving will tell."""
+        try:
+            return self.store.claim(name)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Let other processes have the conversation."""
+        if self._claim is not None:
+            self._claim.drop()
+            self._claim = None
 
     def _load_state(self, name: str) -> None:
         path = self.store.state_path(name)
@@ -140,12 +175,15 @@ class Keeper:
         try:
             ids = self._conversation.closed()
             n = len(ids)
-            # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
-            if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
-                session.prefill(ids[:-1], lambda: False)
-                session.checkpoint()
-                session.prefill(ids, lambda: False)
-            state = session.state(_MAX_BYTES)
+            # Ctrl-C between passes, not inside: the conversation may go on.
+            with Interrupt() as interrupt:
+                # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
+                if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
+                    session.prefill(ids[:-1], interrupt)
+                    if session.n_past == n - 1:
+                        session.checkpoint()
+                        session.prefill(ids, interrupt)
+                state = None if interrupt() else session.state(_MAX_BYTES)
             if state is None or shutil.disk_usage(self.store.folder).free < 2 * state.n_bytes:
                 return
             save_state(self.store.state_path(self.name), state, self._identity)

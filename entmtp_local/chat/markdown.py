@@ -74,7 +74,8 @@ class Painter:
     def rows(self, block: Block, width: int) -> list[str]:
         """The rows of a block, an empty one first where there is a gap before it."""
         indent = min(block.indent, width // 2)
-        width = max(1, width - indent)
+        # in a single column rich would look without end for a place to cut a character of two
+        width = max(2, width - indent)
         if block.code is not None:
             rows = code_rows(*block.code, width, colored=not self._console.no_color)
         else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from entmtp_local.chat.answer import N_ANSWER, Answer, Answerer
 from entmtp_local.chat.commands import COMMANDS, PATHS, Ask, Command, Edit, Leave
 from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.quoting import unquoted
 from entmtp_local.chat.settings import Settings
@@ -74,7 +75,7 @@ class Repl:
         self._trace_file, self._model = trace_file, model
         self._traces: list[AnswerTrace] = []
         self._failed = False
-        self._leaving = False
+        self._leaving = self._stopped = False
 
     # -- the loop
 
@@ -102,12 +103,21 @@ class Repl:
                         raise
                     self.terminal.note(f"error: {error}")
                     continue
-                self._handle(entry)
-                if self.last is not None and self.last.n_interrupts and not interactive:
+                try:
+                    self._handle(entry)
+                except KeyboardInterrupt:
+                    # of a command; an answer and what is kept of it are never cut through
+                    if not interactive:
+                        return 130
+                    self.terminal.note("(stopped)")
+                if self._stopped and not interactive:
                     return 130
-        finally:
             if self.keeper is not None:
                 self.keeper.leave()
+        finally:
+            # After an error nothing more is written: the transcript has all answers, and the journal what was said of one.
+            if self.keeper is not None:
+                self.keeper.close()
         return 1 if self._failed and not interactive else 0
 
     def _handle(self, entry: str) -> None:
@@ -156,29 +166,34 @@ class Repl:
     def _ask(self, ask: Ask) -> None:
         """Answer a question, with the files that go with it."""
         question = "\n\n".join([*self.attached, ask.question])
+        before = self.conversation.as_json() if ask.snapshot is None else ask.snapshot
         try:
-            self._answer(question)
-            return
+            # Ctrl-C between the last token and the prompt, when the answer has yet to be kept
+            with Interrupt() as late:
+                if self._answer(question, late):
+                    return
         except ContextFullError as error:
             n = int(str(error)) if str(error).isdigit() else self.session.n_ctx
             dropping = " (a single message has to fit)" if self.settings.overflow == "drop" else ""
+            files = "; what /read put before it is left out from now on" if self.attached else ""
+            self.attached.clear()  # or no message would fit any more
             self._fail(
                 f"the conversation with this message has {n} tokens and the context holds {self.session.n_ctx}{dropping}: "
-                f"/clear starts a new conversation, or start again with -c {_round_up(n + N_ANSWER)}."
+                f"/clear starts a new conversation, or start again with -c {_round_up(n + N_ANSWER)}{files}."
             )
         except EngineError as error:
             # The session holds what was committed or nothing; the next question brings back what is missing.
             self._fail(str(error))
         except EntMTPError as error:
             self._fail(str(error))
-        if ask.snapshot is not None:
-            self.conversation.load(ask.snapshot, ids=True)
+        # Nothing was answered: as if it had not been asked.
+        self.conversation.load(before, ids=True)
         self.keep()
 
-    def _answer(self, question: str) -> None:
+    def _answer(self, question: str, late: Interrupt) -> bool:
+        """Args: late: counts the times that Ctrl-C is pressed outside of the answer. Returns: whether there is an answer."""
         journal = self.keeper.journal(question) if self.keeper is not None else None
         n_messages = len(self.conversation.messages)
-        before = self.conversation.as_json()
         try:
             answer = self._answerer.answer(question, journal)
         finally:
@@ -187,15 +202,17 @@ class Repl:
         self.last = answer
         self.n_answers += 1
         self.total.join(answer.stats)
-        if len(self.conversation.messages) > n_messages:
+        answered = len(self.conversation.messages) > n_messages
+        if answered:
             self.attached.clear()
-        elif answer.n_dropped:
-            self.conversation.load(before, ids=True)
-        self.keep()
+            self.keep()
         self._note_trace(question, answer)
         self._report(answer)
+        n_interrupts = answer.n_interrupts + late.count
+        self._stopped = n_interrupts > 0
         # a second Ctrl-C during the answer
-        self._leaving = self.terminal.interactive and answer.n_interrupts > 1
+        self._leaving = self.terminal.interactive and n_interrupts > 1
+        return answered
 
     # -- what is told
 

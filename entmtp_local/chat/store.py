@@ -1,20 +1,25 @@
 """Conversations in the user's data folder: transcripts as JSON, the answer under way as a journal, the model's state beside them.
 
 A transcript is replaced as a whole after every answer. While an answer is streamed it is appended to a journal, so that what a
-killed process had shown is found at the next start. It knows nothing of models; what is in a conversation is `conversation.py`'s.
+killed process had shown is found at the next start. A conversation is one process's at a time: two would write over each other's
+answers. It knows nothing of models; what is in a conversation is `conversation.py`'s.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from entmtp_local.errors import TranscriptError, UsageError
 from entmtp_local.files import open_file, replace_file, user_data
@@ -22,9 +27,15 @@ from entmtp_local.files import open_file, replace_file, user_data
 VERSION = 1
 _FORMAT = "entmtp-chat"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
+# Of a file's name, less what stands before and after it while it is written.
+_MAX_NAME_BYTES = 200
+#: What to do about a conversation that cannot be read.
+ELSEWHERE = "move it elsewhere, and entmtp-local chat --continue goes on with the one before."
 _TITLE = 60  # characters of the first question that a list shows
 # Of the conversations used last: a state of a long one has hundreds of megabytes, and a transcript is enough to compute it again.
 _N_STATES = 5
+# No state takes as long to write, so that what has not got its name by then never will.
+_STALE_SECONDS = 3600
 
 
 @dataclass(slots=True)
@@ -99,6 +110,22 @@ class Store:
         """Raises: OSError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def claim(self, name: str) -> Claim:
+        """Make a conversation this process's own.
+
+        Raises: UsageError where it is another's, OSError.
+        """
+        self.make()
+        lock = FileLock(self.folder / f".{name}.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"the conversation {name} is open in another chat: leave that one first, or start a new one with "
+                "entmtp-local chat."
+            ) from None
+        return Claim(lock)
+
     def load(self, name: str) -> Transcript:
         """Raises: UsageError where there is none of that name, TranscriptError where it is damaged or from a later version."""
         path = self.path(check_name(name))
@@ -110,11 +137,11 @@ class Store:
                 return found
             raise UsageError(f"there is no conversation {name}; /sessions lists them.") from None
         except OSError as error:
-            raise TranscriptError(f"the conversation {path} cannot be read ({error.strerror or error}).") from None
+            raise TranscriptError(f"the conversation {path} cannot be read ({error.strerror or error}); {ELSEWHERE}") from None
         except (ValueError, RecursionError):
-            raise TranscriptError(f"the conversation {path} is damaged: it is no JSON.") from None
+            raise TranscriptError(f"the conversation {path} is damaged: it is no JSON; {ELSEWHERE}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise TranscriptError(f"{path} is not a conversation that this program wrote.")
+            raise TranscriptError(f"{path} is not a conversation that this program wrote; {ELSEWHERE}")
         if content.get("version") != VERSION:
             raise TranscriptError(
                 f"the conversation {path} has version {content.get('version')}, and this program reads version {VERSION}; "
@@ -130,7 +157,7 @@ class Store:
             or not isinstance(created, (int, float))
             or not isinstance(updated, (int, float))
         ):
-            raise TranscriptError(f"the conversation {path} is damaged: parts of it are missing.")
+            raise TranscriptError(f"the conversation {path} is damaged: parts of it are missing; {ELSEWHERE}")
         return self._recovered(Transcript(name, conversation, model, created, updated))
 
     def names(self) -> list[str]:
@@ -148,6 +175,10 @@ class Store:
         """Delete the model states of conversations that have not been used lately."""
         for path in self.folder.glob("*.state"):
             if path.stem not in self.names()[:_N_STATES]:
+                path.unlink(missing_ok=True)
+        # of processes that were killed while they wrote one
+        for path in self.folder.glob(".*.state.*"):
+            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
                 path.unlink(missing_ok=True)
 
     def _journal_path(self, name: str) -> Path:
@@ -170,7 +201,8 @@ class Store:
     def _recovered(self, transcript: Transcript) -> Transcript:
         """With the answer that was under way when the process ended."""
         try:
-            lines = self._journal_path(transcript.name).read_text(encoding="utf-8", errors="replace").splitlines()
+            with open_file(self._journal_path(transcript.name)) as file:
+                lines = file.read().decode("utf-8", errors="replace").splitlines()
         except OSError:
             return transcript
         question, n_messages, answer = None, len(transcript.content["messages"]), []
@@ -194,12 +226,26 @@ class Store:
         return transcript
 
 
+class Claim:
+    """A conversation that is this process's own, until it drops it or ends in whatever way."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    def drop(self) -> None:
+        # whoever has opened the file meanwhile sees that it has no name any more, and opens another one
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
+
+
 class Journal:
     """The answer under way, appended to a file: no process that is killed loses what it has shown."""
 
     def __init__(self, path: Path, question: str, n_messages: int = 0) -> None:
-        self._file: IO[bytes] | None = path.open("wb", buffering=0)
-        path.chmod(0o600)
+        path.unlink(missing_ok=True)  # also what is no file, which would be waited for
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file: IO[bytes] | None = os.fdopen(file, "wb", buffering=0)
         self._write({"question": question, "n_messages": n_messages})
 
     def add(self, text: str) -> None:
@@ -222,7 +268,7 @@ class Journal:
 
 def check_name(name: str) -> str:
     """Raises: UsageError where it cannot be a conversation's."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise UsageError(f"{name!r} cannot be a conversation's name: letters, digits, '.', '_' and '-', at most 64 of them.")
     return name
 

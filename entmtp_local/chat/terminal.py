@@ -144,9 +144,13 @@ class Terminal:
             self.stdout.write(codes)
             self.stdout.flush()
 
-    def note(self, text: str, end: str = "\n") -> None:
-        """Tell the user something that is not the model's words, in whole words where it has several rows."""
-        if self.stderr.isatty() and "\x1b" not in text:
+    def note(self, text: str, end: str = "\n", *, has_codes: bool = False) -> None:
+        """Tell the user something that is not the model's words, in whole words where it has several rows.
+
+        Args:
+            has_codes: there are control sequences in it that the terminal is to obey; in any other text they are dropped.
+        """
+        if self.stderr.isatty() and not has_codes:
             text = "\n".join(wrap(without_control(text), self.size[0]))
         self.stderr.write(dimmed(text, self.stderr) + end)
         self.stderr.flush()

@@ -58,7 +58,8 @@ class TraceView:
         self._terminal.draw(self._out)
         self._out = ""
         self._terminal.note(
-            "(" + legend(self._terminal.colored) + "; above each token the entropy that it was chosen at, in nats)"
+            "(" + legend(self._terminal.colored) + "; above each token the entropy that it was chosen at, in nats)",
+            has_codes=self._terminal.colored,
         )
 
     def _end_row(self) -> None:

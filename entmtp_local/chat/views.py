@@ -157,11 +157,15 @@ class MarkdownView:
     def _fitting_tail(self, width: int, most: int, now: float) -> str:
         """The unfinished block, less what of it has to be finished because no row that has left the screen can be drawn anew."""
         out = ""
+        left: int | None = None  # characters of the unfinished block after the last cut
         while True:
             before = self._n_above, self._last, self._drawn, self._shown
             tail = self._tail(width, now)
-            if self._n_above < most:
+            n = len(self._shown)
+            # a cut that left as much as before: the line that opens a fence alone fills the screen
+            if self._n_above < most or n == left:
                 return out + tail
+            left = n
             self._n_above, self._last, self._drawn, self._shown = before
             out += self._erase() + self._paint(self._splitter.cut(), width)
 

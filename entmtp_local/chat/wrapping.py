@@ -15,7 +15,10 @@ def wrap(text: str, width: int) -> list[str]:
     rows: list[str] = []
     for line in text.split("\n"):
         while cell_len(line) > width:
-            fits = chop_cells(line, width)[0]
+            # a character of two columns stands alone where there is but one; joiners without anything to join give no piece
+            fits = (*chop_cells(line, width), line)[0] or line[0]
+            if fits == line:
+                break
             # a space that does not fit any more is dropped
             at = len(fits) if line[len(fits) : len(fits) + 1] == " " else fits.rfind(" ")
             if at <= len(line) - len(line.lstrip(" ")):

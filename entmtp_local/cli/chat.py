@@ -11,6 +11,7 @@ import click
 
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.chat.conversation import Conversation
+from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.chat.repl import Repl
@@ -95,11 +96,20 @@ def chat(
             template,
             lambda text, add_special: session.tokenize(text, add_special=add_special, parse_special=True),
         )
-        conversation.system = system
 
         def ready(policy: Policy) -> tuple[Policy, float | None]:
-            chosen = ready_policy(replace(plan, policy=policy), session, terminal.note)
+            # Ctrl-C never cuts through a pass of the engine
+            with Interrupt() as interrupt:
+                chosen = ready_policy(replace(plan, policy=policy), session, terminal.note)
+            if interrupt():
+                raise click.Abort
             return chosen, plain_step(plan, session, chosen)
+
+        def changed(policy: Policy) -> tuple[Policy, float | None]:
+            try:
+                return ready(policy)
+            except click.Abort:
+                raise UsageError("stopped; the policy is what it was.") from None
 
         policy, seconds = ready(plan.policy)
         settings = Settings(
@@ -120,7 +130,7 @@ def chat(
             settings=settings,
             stop_texts=template.stop_texts,
             terminal=terminal,
-            ready=ready,
+            ready=changed,
             check_grammar=check_grammar,
             keeper=_keeper(plan, session, conversation, terminal) if keeps else None,
             trace_file=trace_file,
@@ -134,6 +144,8 @@ def chat(
             if not kept:
                 raise UsageError("there is no conversation to go on with yet; start one without --continue.")
             repl.resume(kept[0])
+        if system is not None:
+            conversation.system = system  # of a conversation that goes on, too
         code = repl.run()
     sys.exit(code)
 

@@ -15,7 +15,7 @@ from entmtp_local.cli.forecast import fit_of, fit_text, speed_of, speed_text
 from entmtp_local.cli.machine import memory_needed, readable_size
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx
-from entmtp_local.errors import EngineError, UsageError
+from entmtp_local.errors import EngineError, UsageError, visible
 from entmtp_local.files import check_writable
 from entmtp_local.native import library
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
@@ -178,4 +178,5 @@ def _as_text(facts: dict[str, Any]) -> str:
     speed = speed_text(facts["speed"])
     rows += [("speed", speed[0]), *(("", line) for line in speed[1:])]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    # names come from files and folders
+    return "\n".join(f"{name:<{width}}  {visible(str(value))}" for name, value in rows)

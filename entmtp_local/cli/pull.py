@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from entmtp_local.cli.models import complete_model, fetch_model
-from entmtp_local.errors import ModelFileError
+from entmtp_local.errors import ModelFileError, visible
 from entmtp_local.hub.names import Reference, readable
 from entmtp_local.native.model_file import check_pair, read_model
 
@@ -48,7 +48,7 @@ def pull(reference: str, only_list: bool, debug: bool) -> None:
             "there is."
         ) from error
     what = "with an MTP head" if head.has_mtp else "without an MTP head"
-    click.echo(f"{about.name}: {about.quantisation}, {readable(about.size_bytes)}, {what}.", err=True)
+    click.echo(visible(f"{about.name}: {about.quantisation}, {readable(about.size_bytes)}, {what}."), err=True)
     if files.mtp_path is not None:
         click.echo(f"its MTP head: {files.mtp_path}", err=True)
     click.echo(f"talk with it: entmtp-local chat {wanted}", err=True)

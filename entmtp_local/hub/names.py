@@ -98,7 +98,10 @@ def models_of(files: Iterable[RepoFile]) -> tuple[list[RepoModel], list[str]]:
     parts: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in files:
         path = PurePosixPath(file.name)
-        if path.suffix.lower() != ".gguf" or _OTHER.search(path.name) or path.is_absolute() or ".." in path.parts:
+        # a terminal would act on control characters in a name; nobody who means well has them there
+        if not file.name.isprintable() or path.is_absolute() or ".." in path.parts:
+            continue
+        if path.suffix.lower() != ".gguf" or _OTHER.search(path.name):
             continue
         stem = file.name[: -len(".gguf")]
         split = _SPLIT.fullmatch(stem)

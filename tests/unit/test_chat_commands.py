@@ -7,53 +7,17 @@ import os
 import random
 import re
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from fakes import FakeSession, encode, install, model_info
+from fakes import FakeSession, encode
+from transcripts import PLAIN, Chat
 
 from entmtp_local.chat.commands import COMMANDS, help_text
-from entmtp_local.chat.store import Store
-from entmtp_local.chat.terminal import Terminal
-from entmtp_local.cli.main import main
 from entmtp_local.speculative.protocol import Limits
 
-PLAIN = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}{% if add_generation_prompt %}A{% endif %}"
-# The answer stands behind what introduced it, and what follows it is known.
 KEEPING = PLAIN.replace("%}A{%", "%}a:{%")
 SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}!{% endif %}"
-
-
-class Chat:
-    """Runs conversations one after another, as a person at a terminal that shows plain text."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, template: str = PLAIN) -> None:
-        self.monkeypatch, self.template = monkeypatch, template
-        monkeypatch.setenv("XDG_DATA_HOME", str(folder))
-        # hundreds of small files: on a busy disc each would be waited for
-        monkeypatch.setattr(os, "fsync", lambda _: None)
-        self.folder = folder / "entmtp-local" / "chats"
-        self.store = Store(self.folder)
-        self.session = FakeSession([])
-
-    def __call__(
-        self, answers: Sequence[str], *entries: str, options: Sequence[str] = (), person: bool = True, **session: object
-    ) -> Result:
-        self.session = FakeSession(answers, **session)  # type: ignore[arg-type]
-        install(self.monkeypatch, self.session, model_info(chat_template=self.template))
-        with pytest.MonkeyPatch.context() as patch:
-            if person:
-                patch.setattr(Terminal, "interactive", property(lambda _: True))
-            result = CliRunner().invoke(main, ["chat", "m.gguf", "--policy", "off", *options], input="\n".join(entries) + "\n")
-        assert "Traceback" not in result.output and "should not have happened" not in result.output
-        return result
-
-    @property
-    def asked(self) -> list[str]:
-        """The prompts that were answered."""
-        return [bytes(token for token in prompt if token < 256).decode() for prompt in self.session.prompts]
 
 
 @pytest.fixture
@@ -147,8 +111,10 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
         ("/edit Ho", "no question to change"),
         ("/read", "/read needs the name of a file"),
         ("/read /no/such/file", "cannot be read: No such file"),
-        ("/read /", "/ is no regular file"),
-        ("/read /dev/zero", "is no regular file"),
+        ("/read /", "/ cannot be read: it is no regular file"),
+        ("/read /dev/zero", "it is no regular file"),
+        ("/read ~nobody-here/x", "cannot be read: No such file"),
+        ("/read a\0b", "embedded null byte"),
         ("/load", "/load needs the name"),
         ("/load nobody", "there is no conversation nobody"),
         ("/load ../../etc/passwd", "cannot be a conversation's name"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fakes import FakeSession, install, model_info
 from synthetic import synthetic_log
 
 from entmtp_local.bench.record import Record
@@ -22,7 +23,7 @@ from entmtp_local.calibration.costs import load_table
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.cli.main import main
 from entmtp_local.errors import EntMTPError, UsageError, visible
-from entmtp_local.files import check_writable, replace_file
+from entmtp_local.files import check_writable, replace_file, user_cache, user_data
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
@@ -111,3 +112,21 @@ def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:
     # and in sentences
     result = CliRunner().invoke(main, ["calibrate", "--replay", str(tmp_path / "\x1b[31m.npz"), "--costs", "rtx-3090-27b"])
     assert result.exit_code == 2 and r"\x1b[31m.npz" in result.stderr and "\x1b" not in result.stderr
+
+
+def test_what_a_model_file_says_of_itself_cannot_act_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeSession([]), model_info(name="\x1b]0;x\x07\nengine  none", quantisation="\x9b2J"))
+    result = CliRunner().invoke(main, ["info", "m.gguf"])
+    assert result.exit_code == 0 and result.stdout.startswith(r"model          \x1b]0;x\x07\nengine  none (fake.gguf)" + "\n")
+    assert all(c.isprintable() or c == "\n" for c in result.stdout)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    for name, folder in (("XDG_DATA_HOME", user_data), ("XDG_CACHE_HOME", user_cache)):
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UsageError, match="name one with HOME"):
+            folder()

@@ -69,7 +69,7 @@ def test_what_names_say(name: str, quant: str, base: str, is_head: bool, is_mark
 
 def test_files_that_are_no_models() -> None:
     names = ("mmproj-F16.gguf", "imatrix.gguf", "m-imatrix.gguf", "README.md", "eagle3-m-Q8_0.gguf", "m-lora-F16.gguf")
-    assert listing(*names, "../m-Q4_0.gguf", "/m-Q4_0.gguf") == ([], [])
+    assert listing(*names, "../m-Q4_0.gguf", "/m-Q4_0.gguf", "m\x1b[2J-Q4_0.gguf", "m\n-Q4_0.gguf") == ([], [])
 
 
 def test_parts_are_put_together_and_missing_ones_noticed() -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from fake_hub import FakeHub, Repo, content, serving, use
-from fakes import FakeSession, install
+from fakes import FakeSession, install, model_info
 from huggingface_hub import constants
 
+from entmtp_local.cli import pull as command
 from entmtp_local.cli.main import main
 from entmtp_local.hub.cache import repo_folder
 from scripts import make_tiny_models as tiny
@@ -68,6 +69,12 @@ def test_pull_prints_the_path_and_says_what_to_do_next(hub: FakeHub) -> None:
         "tiny qwen35: F32, 2.9 MB, with an MTP head.",
         "talk with it: entmtp-local chat o/r:Q8_0",
     ]
+
+
+def test_a_models_name_cannot_act_on_the_terminal(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "read_model", lambda *_, **__: model_info(name="\x1b[2Jname"))
+    result = call("pull", "o/r")
+    assert result.exit_code == 0 and r"\x1b[2Jname: " in result.stderr and "\x1b" not in result.stderr
 
 
 def test_pull_list(hub: FakeHub) -> None:

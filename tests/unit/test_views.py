@@ -263,6 +263,25 @@ def test_rows_are_wrapped_at_blanks() -> None:
     assert wrap("漢字漢字", 5) == ["漢字", "漢字"]
     assert wrap("a\n\nb", 5) == ["a", "", "b"]
     assert wrap("", 5) == [""]
+    assert wrap("漢a字", 1) == ["漢", "a", "字"]
+    joiners = "\u200d\u200d\N{WOMAN}"
+    assert wrap(joiners, 1) == [joiners]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 1), (2, 2), (3, 1), (5, 2), (40, 3)])
+def test_the_smallest_windows_end_an_answer_too(columns: int, rows: int) -> None:
+    """A line that opens a fence and fills the window, characters that are wider than it."""
+    text = "# 漢字\n\n- 漢 **b**\n\n" + "~~~" + "long" * 40 + "\ncode\nmore\n~~~\n| a | 漢 |\n|---|---|\n| b | c |\n\nend"
+    screen, now = Screen(columns, rows), 0.0
+    # drawing takes all the time there is: new text is appended as it is
+    view = MarkdownView(screen, clock=lambda: now, timer=iter(range(10_000)).__next__)  # type: ignore[arg-type]
+    for character in text:
+        now += 1.0
+        view.feed(character)
+        view.tick()
+        assert len(screen.written) < 1_000_000
+    view.finish()
+    assert screen.lines[-1].endswith("d")
 
 
 def test_blocks_are_drawn_at_any_width() -> None:
@@ -270,6 +289,7 @@ def test_blocks_are_drawn_at_any_width() -> None:
     splitter = BlockSplitter()
     blocks = [*splitter.feed(TEXT), *splitter.finish()]
     assert len(blocks) > 12
+    blocks.append(Block("漢字 **漢**字", 1, False))
     for width in (1, 2, 5, 39):
         for block in blocks:
             assert painter.rows(block, width)
