@@ -288,6 +288,7 @@ def model_info(**values: Any) -> ModelInfo:
         "sampling": {},
         "kv_bytes_per_token": 3072,
         "state_bytes": 800_000,
+        "n_window": 0,
         "node_bytes": 14_000,
         "pass_bytes": PassBytes(20_000_000, 2_000_000, 512.0),
     }

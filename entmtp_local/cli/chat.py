@@ -27,6 +27,7 @@ from entmtp_local.cli.options import (
     prepare,
     ready_policy,
     sampling_options,
+    with_checkpoints,
 )
 from entmtp_local.errors import UsageError
 from entmtp_local.files import check_writable
@@ -84,7 +85,7 @@ def chat(
         raise UsageError("--no-save keeps nothing, so that there is nothing to go on with; leave it out.")
     if trace_file is not None:
         check_writable(trace_file)
-    plan = prepare(options)
+    plan = with_checkpoints(prepare(options))
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
     with open_session(plan) as session:
         template = template_of(plan.info, session)

@@ -21,12 +21,13 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, StateError
 from entmtp_local.native import api as native
 from entmtp_local.native import library
-from entmtp_local.native.checkpoints import WHOLE, Checkpoint, Checkpoints, read_state, write_state
+from entmtp_local.native.checkpoints import MAX_BYTES, WHOLE, Checkpoint, Checkpoints, read_state, write_state
+from entmtp_local.native.draft_head import COPIED_AHEAD, copy_type, row_bytes
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.sampler import NO_NUMBERS, Sampler
@@ -46,14 +47,6 @@ _N_BATCH = 512
 # Passes of each size that are timed, where there is time.
 _N_ROUNDS = 6
 
-SAME = "same"
-DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
-# What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
-# what it saves; a copy of fewer bits or fewer tokens saves too little.
-_COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
-# Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
-_COPIED_AHEAD = 32_768
-
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
@@ -71,6 +64,7 @@ class SessionOptions:
     # The type of the rows of the output matrix that drafts read, as GGUF names it: SAME = as they are, None =
     # Q8_0 where they have 16 bits a weight.
     draft_head_type: str | None = None
+    checkpoint_bytes: int = MAX_BYTES  # of main memory, for the states that it can go back to where tokens cannot be forgotten
     verbose: bool = False  # show llama.cpp's own log
     # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
     # On a CPU it would only be more work: rows are read in place there, and only those on the accepted path.
@@ -153,7 +147,7 @@ class Session:
         self._n_ctx = options.n_ctx or info.n_ctx_train
         self.ctx = self._new_context(self.model, mtp=False)
         if info.memory_kind != "attention":
-            self._checkpoints = Checkpoints(self._llama, self.ctx, _SEQ)
+            self._checkpoints = Checkpoints(self._llama, self.ctx, _SEQ, options.checkpoint_bytes)
         self._best_on_device = options.best_on_device
         if self._best_on_device is None:
             # the output matrix is the first thing that goes to a GPU
@@ -636,17 +630,16 @@ class Session:
 
     def _choose_head_type(self, n_embd: int) -> None:
         """Whether drafts read a copy of the head's rows in a smaller type, and what a row then has."""
-        wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
-        if wanted == SAME or (wanted is None and (own < _COPY_FROM_BITS or self.n_vocab <= _COPIED_AHEAD)):
+        wanted = self._options.draft_head_type
+        kind = copy_type(wanted, self._pass_bytes.row, n_embd, self.n_vocab)
+        if kind is None:
             return
-        kind = GGMLQuantizationType[wanted or _COPY_TYPE]
-        n_values, n_bytes = GGML_QUANT_SIZES[kind]
         if (
-            self._api.mtp_set_vocab(self._ctx_mtp, _COPIED_AHEAD) > 0
+            self._api.mtp_set_vocab(self._ctx_mtp, COPIED_AHEAD) > 0
             and self._api.mtp_set_head_type(self._ctx_mtp, kind) == native.OK
         ):
             self._head_type = kind
-            self._pass_bytes = replace(self._pass_bytes, row=n_embd * n_bytes / n_values)
+            self._pass_bytes = replace(self._pass_bytes, row=row_bytes(kind, n_embd))
         elif wanted is not None:
             self.notices.append(
                 f"drafting from the output matrix as it is: it cannot be had in {wanted}, or would be no smaller."

@@ -167,7 +167,25 @@ def test_old_checkpoints_make_room_for_new_ones() -> None:
     for n_past in (1, 5, 9):
         kept.add(Checkpoint(n_past, b"1234"))
     assert kept.positions == [5, 9]
-    kept.add(Checkpoint(12, b"x" * 50))
+    kept.add(Checkpoint(12, b"x" * 10))
     assert kept.positions == [12]
+    kept.add(Checkpoint(13, b"x" * 11))
+    assert kept.positions == [12], "there is no room for it"
     kept.forget_after(11)
     assert kept.positions == [] and kept.restore(11) == 0
+
+
+def test_no_more_memory_is_used_for_checkpoints_than_is_given(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "off") as session:
+        session.prefill(PROMPT, lambda: False)
+        assert session.checkpoint()
+        state = session.state()
+        assert state is not None
+        n_bytes = len(state.checkpoints[0][1])
+    for room, places in ((2 * n_bytes, [30, 40]), (n_bytes, [40]), (n_bytes - 1, [])):
+        with open_session(tiny, "qwen35", "off", checkpoint_bytes=room) as session:
+            for n in (20, 30, 40):
+                session.prefill(PROMPT[:n], lambda: False)
+                assert session.checkpoint() == bool(places)
+            state = session.state()
+            assert state is not None and [n_past for n_past, _ in state.checkpoints] == places
