@@ -93,6 +93,7 @@ class FakeSession:
     n_vocab = n_draft_vocab = N_VOCAB
     device = "fake device"
     needs_checkpoints = False
+    n_state_bytes = 1000
 
     def __init__(
         self,
@@ -173,7 +174,10 @@ class FakeSession:
         self.checkpoint()
         return n_computed
 
-    def state(self, max_bytes: int | None = None) -> State | None:
+    def state_bytes(self) -> tuple[int, int]:
+        return self.n_state_bytes, self.n_state_bytes
+
+    def state(self) -> State | None:
         return State(tuple(self._tokens), b"target of the fake", b"mtp")
 
     def load_state(self, state: State) -> None:

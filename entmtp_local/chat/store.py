@@ -24,7 +24,7 @@ _FORMAT = "entmtp-chat"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _TITLE = 60  # characters of the first question that a list shows
 # Of the conversations used last: a state of a long one has hundreds of megabytes, and a transcript is enough to compute it again.
-_N_STATES = 5
+_N_STATES, _STATES_BYTES = 5, 8 << 30
 
 
 @dataclass(slots=True)
@@ -145,10 +145,16 @@ class Store:
         return sorted(found, key=lambda name: (-found[name], name))
 
     def forget_old_states(self) -> None:
-        """Delete the model states of conversations that have not been used lately."""
-        for path in self.folder.glob("*.state"):
-            if path.stem not in self.names()[:_N_STATES]:
-                path.unlink(missing_ok=True)
+        """Delete the model states of conversations that have not been used lately; that of the last one always stays."""
+        kept, n_bytes = set[Path](), 0
+        for name in self.names()[:_N_STATES]:
+            path = self.state_path(name)
+            if path.exists():
+                n_bytes += path.stat().st_size
+                if not kept or n_bytes <= _STATES_BYTES:
+                    kept.add(path)
+        for path in set(self.folder.glob("*.state")) - kept:
+            path.unlink(missing_ok=True)
 
     def _journal_path(self, name: str) -> Path:
         return self.folder / f"{name}.part"

@@ -17,6 +17,7 @@ from entmtp_local.chat.repl import Repl
 from entmtp_local.chat.settings import OVERFLOWS, Settings
 from entmtp_local.chat.store import Store
 from entmtp_local.chat.terminal import Terminal
+from entmtp_local.cli.machine import available_memory
 from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
@@ -149,7 +150,7 @@ def _keeper(plan: Plan, session: Session, conversation: Conversation, terminal: 
         "drafts": "yes" if session.limits.max_depth else "no",
     }
     about = {"fingerprint": model, "path": str(plan.session.model_path)}
-    return Keeper(Store.default(), session, conversation, about, identity, terminal.note)
+    return Keeper(Store.default(), session, conversation, about, identity, terminal.note, available_memory)
 
 
 def _fingerprint(path: Path) -> str:

@@ -429,18 +429,21 @@ class Session:
             self.checkpoint()
         return computed
 
-    def state(self, max_bytes: int | None = None) -> State | None:
+    def state_bytes(self) -> tuple[int, int]:
+        """How much `state` has to copy in main memory, and how much it gives in all, in bytes."""
+        contexts = [self.ctx] if self._ctx_mtp is None or self._shares_memory() else [self.ctx, self._ctx_mtp]
+        copied = sum(int(self._llama.llama_state_seq_get_size_ext(context, _SEQ, WHOLE)) for context in contexts)
+        return copied, copied + sum(len(each.data) for each in self._checkpoints or ())
+
+    def state(self) -> State | None:
         """What the contexts hold, to be loaded into a session of the same model and build.
 
         The hidden row of the last token is not part of it: what goes on from the last token computes that one again, which on
         recurrent layers takes a checkpoint before it.
 
-        Args:
-            max_bytes: of the target's part; a copy of it is made in memory.
-        Returns: None where the engine gives none or it is larger.
+        Returns: None where the engine gives none; it is copied in main memory.
         """
-        size = self._llama.llama_state_seq_get_size_ext(self.ctx, _SEQ, WHOLE)
-        if (max_bytes is not None and size > max_bytes) or not self._tokens or not self._truncate_mtp(len(self._tokens)):
+        if not self._tokens or not self._truncate_mtp(len(self._tokens)):
             return None
         mtp: Any = b""
         if self._ctx_mtp is not None and not self._shares_memory():
