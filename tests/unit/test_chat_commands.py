@@ -243,6 +243,13 @@ def test_going_on_with_nothing_is_refused(chat: Chat, options: list[str], words:
     assert result.exit_code == 2 and words in result.stderr and chat.asked == []
 
 
+def test_other_tags_of_reasoning_are_known_by_the_template(chat: Chat) -> None:
+    chat.template = PLAIN + "{# [THINK] and [/THINK] #}"
+    result = chat(["[THINK]hm[/THINK]one", "two"], "/think hide", "Hi", "Ho")
+    assert result.stdout == "one\ntwo\n"
+    assert chat.asked[1] == "u:Hi|a:[THINK]hm[/THINK]one|u:Ho|A"
+
+
 def test_the_model_state_is_kept_and_used(chat: Chat) -> None:
     chat.template = KEEPING
     chat(["y" * 300], "x" * 100)
