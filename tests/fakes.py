@@ -324,6 +324,7 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
     monkeypatch.setattr(forecast, "key_for", lambda *_: KEY)
     monkeypatch.setattr(forecast, "library", native_library)
     monkeypatch.setattr(options, "Session", Opener)
+    monkeypatch.setattr(options, "warm_up", FakeSession.warm_up)
     # a device on which more nodes cost next to nothing
     costs = CostTable({size: 1.0 + 0.001 * size for size in SIZES})
     monkeypatch.setattr(options, "profile_for", lambda *_: Profile(costs))

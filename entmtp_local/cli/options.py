@@ -31,6 +31,7 @@ from entmtp_local.native.draft_head import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import KNOWN, parse_policy, sizes_of
@@ -327,7 +328,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
-    session.warm_up(sizes_of(policy))
+    warm_up(session, sizes_of(policy))
     return policy
 
 
