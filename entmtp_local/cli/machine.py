@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from entmtp_local.speculative.protocol import Policy
 
 # llama.cpp allocates the context in blocks of this many tokens.
 N_CELLS = 256
+# Far above what any model is trained for.
+_MOST_TOKENS = 2**27
 
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
 # plus what the library and Python take.
@@ -90,12 +93,11 @@ def largest_context(needed: Callable[[int], int], available: int) -> int | None:
     """The largest context that fits into the available bytes, in whole blocks of cells; None where none does.
 
     Args:
-        needed: bytes by tokens of context, which grow evenly.
+        needed: bytes by tokens of context, which never shrink.
     """
-    if needed(N_CELLS) > available:
-        return None
-    per_block = needed(2 * N_CELLS) - needed(N_CELLS)
-    return N_CELLS * (1 + (available - needed(N_CELLS)) // per_block)
+    blocks = range(1, _MOST_TOKENS // N_CELLS + 1)
+    n = bisect_right(blocks, available, key=lambda n: needed(n * N_CELLS))
+    return n * N_CELLS or None
 
 
 def cache_bytes(info: ModelInfo, n_ctx: int) -> int:

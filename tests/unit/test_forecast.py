@@ -148,6 +148,8 @@ def test_the_largest_context() -> None:
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 256) == 256
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 767) == 512
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 255) is None
+    # a window grows up to its length only
+    assert machine.largest_context(lambda n: n + 10 * min(n, 1536), 15_360 + 40_000) == 40_000 // 256 * 256
 
 
 @pytest.mark.parametrize(
