@@ -161,14 +161,16 @@ class Keeper:
         session, folder = self._session, self.store.folder
         ids = self._conversation.closed()
         n = len(ids)
-        # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
-        if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
-            with Interrupt() as interrupt:
+        # Ctrl-C between passes, not inside: the conversation may go on.
+        with Interrupt() as interrupt:
+            # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
+            if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
                 session.prefill(ids[:-1], interrupt)
-                session.checkpoint()
-                session.prefill(ids, interrupt)
-            if interrupt():
-                return
+                if session.n_past == n - 1:
+                    session.checkpoint()
+                    session.prefill(ids, interrupt)
+        if interrupt():
+            return
         n_copied, n_bytes = session.state_bytes()
         # the file that is there stays until this one is whole, and others need the disc too
         if (free := shutil.disk_usage(folder).free) < 2 * n_bytes:
@@ -176,7 +178,10 @@ class Keeper:
         self._check_memory(n_copied)
         if n_bytes >= _LARGE_BYTES:
             self._note(f"(keeping the model's state, {_mib(n_bytes)}: Ctrl-C goes without)")
-        state = session.state()
+        with Interrupt() as interrupt:
+            state = session.state()
+        if interrupt():
+            return
         if state is None:
             raise StateError("the engine does not give it.")
         save_state(self.store.state_path(self.name), state, self._identity)

@@ -23,8 +23,9 @@ VERSION = 1
 _FORMAT = "entmtp-chat"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _TITLE = 60  # characters of the first question that a list shows
+_STATES_BYTES = 8 << 30  # of the disc, for the states of all conversations
 # Of the conversations used last: a state of a long one has hundreds of megabytes, and a transcript is enough to compute it again.
-_N_STATES, _STATES_BYTES = 5, 8 << 30
+_N_STATES = 5
 
 
 @dataclass(slots=True)
@@ -145,16 +146,22 @@ class Store:
         return sorted(found, key=lambda name: (-found[name], name))
 
     def forget_old_states(self) -> None:
-        """Delete the model states of conversations that have not been used lately; that of the last one always stays."""
-        kept, n_bytes = set[Path](), 0
+        """Delete the model states of conversations that have not been used lately."""
+        for path in self.folder.glob("*.state"):
+            if path.stem not in self._names_with_states():
+                path.unlink(missing_ok=True)
+
+    def _names_with_states(self) -> list[str]:
+        """Of the conversations whose states stay: those used last, of which the last one always does."""
+        found: list[str] = []
+        n_left = _STATES_BYTES
         for name in self.names()[:_N_STATES]:
             path = self.state_path(name)
-            if path.exists():
-                n_bytes += path.stat().st_size
-                if not kept or n_bytes <= _STATES_BYTES:
-                    kept.add(path)
-        for path in set(self.folder.glob("*.state")) - kept:
-            path.unlink(missing_ok=True)
+            n_bytes = path.stat().st_size if path.exists() else 0
+            if n_bytes and (not found or n_bytes <= n_left):
+                n_left -= n_bytes
+                found.append(name)
+        return found
 
     def _journal_path(self, name: str) -> Path:
         return self.folder / f"{name}.part"
