@@ -49,6 +49,7 @@ class Keeper:
         self._session, self._conversation = session, conversation
         self._model, self._identity, self._note = dict(model), dict(identity), note
         self._memory = memory
+        self._told: set[str] = set()  # of which conversations it was said that their state is not kept
         self._failed = False
         self.new()
 
@@ -59,7 +60,7 @@ class Keeper:
     def new(self) -> None:
         """From now on it is another conversation."""
         self._transcript = Transcript(new_name(), self._conversation.as_json(), self._model)
-        self._is_named = self._told = False
+        self._is_named = False
 
     def journal(self, question: str) -> Journal | None:
         """Where an answer is noted while it is streamed."""
@@ -121,7 +122,7 @@ class Keeper:
             self._conversation.load(transcript.content, ids=same)
         except TranscriptError as error:
             raise TranscriptError(f"the conversation {self.store.path(name)} is damaged: {error}.") from None
-        self._transcript, self._is_named, self._told = transcript, True, False
+        self._transcript, self._is_named = transcript, True
         if transcript.cut:
             self.save()
         if not same and transcript.model:
@@ -149,10 +150,10 @@ class Keeper:
             self._keep_state()
         except (EntMTPError, OSError) as error:
             # the transcript is there, and that is enough
-            if not self._told:
+            if self.name not in self._told:
                 why = (error.strerror or error) if isinstance(error, OSError) else str(error).removesuffix(".")
                 self._note(f"(the model's state is not kept, going on reads the text again: {why})")
-            self._told = True
+            self._told.add(self.name)
         except KeyboardInterrupt:
             return
 
