@@ -18,7 +18,8 @@ from entmtp_local.speculative.tree import TreeShape
 # Sizes of trees, the root included, that are measured and used: each has a graph of its own in the engine.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 _OWN, _OTHERS = 0.1, 0.03  # weights of the newest step
-_LEVEL = 0.05
+_STALE, _MOST_OWN = 16, 0.5  # a size that was not seen for so many steps has twice the weight, and so on up to this
+_DRAFT = 0.05
 # A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
 _STEEPEST = 1.3
 # A step that was interrupted by something else says nothing of its size: one that took more than this many times what is usual.
@@ -142,14 +143,22 @@ class CostModel:
         self._base = [max(_LEAST, plausible[size]) for size in self.sizes]
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
-        self.level_seconds = table.level[1] if table.level else 0.0
-        # by size, 0 for a level: what was taken for interruptions since the last time that was none
+        self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
+        self._ages = [0] * len(self.sizes)  # steps since each size was seen
+        # how much dearer trees have become, and what plain steps took when they were last seen, at the pace of then. They are not
+        # believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would be
+        self._pace, self._plain = 1.0, (self._base[0], 1.0)
+        # by size, 0 for drafts: what was taken for interruptions since the last time that was none
         self._strange: dict[int, list[float]] = {}
 
     def at(self, n_past: int) -> None:
         """Let `seconds` be those of a context with so many tokens."""
         self._past = self._per_token * n_past
         self.seconds = [seconds + self._past for seconds in self._base]
+
+    def draft_seconds(self, n_levels: int) -> float:
+        """Of a draft of so many levels."""
+        return self._fixed + n_levels * self.level_seconds if n_levels else 0.0
 
     def observe_verify(self, n_nodes: int, seconds: float) -> None:
         """Count a verification; sizes that are none of `sizes` are passed over."""
@@ -168,19 +177,32 @@ class CostModel:
             # the others are asked themselves: they seem cheap until then
             own_factor, other_factor = taken / known, 1 + _OTHERS * (_MOST - 1)
         else:
-            own_factor, other_factor = 1 + _OWN * change, 1 + _OTHERS * change
-        for i in range(len(self.seconds)):
-            self._base[i] = max(_LEAST, self._base[i] * (own_factor if i == own else other_factor))
-            self.seconds[i] = self._base[i] + self._past
+            # what is not seen follows the others, which may have changed for reasons of their own
+            weight = min(_MOST_OWN, _OWN * (1 + self._ages[own] / _STALE))
+            own_factor, other_factor = 1 + weight * change, 1 + _OTHERS * change
+        self._ages = [age + 1 for age in self._ages]
+        self._ages[own] = 0
+        self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]
+        if own == 0:
+            self._plain = (self._base[0], self._pace)
+        else:
+            self._pace *= other_factor
+            plain, pace = self._plain
+            self._base[0] = max(_LEAST, plain * min(1.0, self._pace / pace))
+        self.seconds = [base + self._past for base in self._base]
 
     def observe_draft(self, n_levels: int, seconds: float) -> None:
-        """Count a draft of so many levels."""
-        level, known = max(_LEAST, seconds / n_levels), self.level_seconds
-        taken = self._believed(0, known, level) if known else level
+        """Count a draft of so many levels: whatever makes it dearer makes all of it dearer."""
+        known, seconds = self.draft_seconds(n_levels), max(_LEAST, seconds)
+        if not known:
+            self.level_seconds = seconds / n_levels
+            return
+        taken = self._believed(0, known, seconds)
         if taken is None:
             return
-        strange = not known or not 1 / _MOST <= taken / known <= _MOST
-        self.level_seconds = taken if strange else known + _LEVEL * (level - known)
+        strange = not 1 / _MOST <= taken / known <= _MOST
+        factor = taken / known if strange else 1 + _DRAFT * (seconds / known - 1)
+        self._fixed, self.level_seconds = self._fixed * factor, self.level_seconds * factor
 
     def _believed(self, what: int, known: float, seconds: float) -> float | None:
         """What a pass takes by its newest time; None where that may have been an interruption."""

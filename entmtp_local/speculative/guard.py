@@ -67,6 +67,11 @@ class Guard:
     def learn(self, outcome: Outcome) -> None:
         path = outcome.path
         self._next_past += len(path)
+        if self.aside is None and self._policy.exploring:
+            # what it takes to look for something better is bounded, and says nothing of how good the policy is
+            self._policy.learn(outcome)
+            self._others.forget()
+            return
         self._n_steps += 1
         weight = max(1 / _WINDOW, 1 / self._n_steps)
         taken = without_pause(outcome.seconds, self._usual) if self._usual else outcome.seconds
@@ -98,12 +103,13 @@ class Guard:
             # what chains would have brought here is not known, nor how those that were right so far went on
             self._others.forget()
             return
-        rate = self._rate
+        # it may draft nothing, too
+        rate = max(self._rate, self._policy.plain_rate)
         # a step that drafted nothing is plain decoding, and shows nothing of chains
         if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
             seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
             prices = [
-                rate * (seconds[n + 1] + n * cost.level_seconds + self._overhead) if n + 1 in seconds else None
+                rate * (seconds[n + 1] + cost.draft_seconds(n) + self._overhead) if n + 1 in seconds else None
                 for n in range(self.max_depth + 1)
             ]
             tokens = [outcome.verified.tokens[node] for node in outcome.path]
@@ -113,7 +119,7 @@ class Guard:
         if self._quiet <= 0 and due:
             better = self._others.better(_MARGIN * self._tokens)
             if better is not None:
-                self.aside, self._left, self._before = better, self._hold, rate
+                self.aside, self._left, self._before = better, self._hold, self._rate
                 self._n_steps = 0
 
     def _judge(self) -> None:
