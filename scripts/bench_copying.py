@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from entmtp_local.bench import workloads  # noqa: E402
 from entmtp_local.engine import Stats  # noqa: E402
-from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.engine import Stats  # noqa: E402
-from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
+from entmtp_local.native.draft_head import DRAFT_HEAD_TYPES, SAME  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import chain  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402

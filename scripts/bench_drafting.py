@@ -37,8 +37,8 @@ sys.path.insert(0, str(ROOT))
 
 from entmtp_local.native import api as native  # noqa: E402
 from entmtp_local.native import library  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
 from entmtp_local.native.log import LogCapture  # noqa: E402
-from entmtp_local.native.session import physical_cores  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
 SEQ = 0

@@ -28,8 +28,9 @@ from entmtp_local.calibration.calibrate import QUICK, calibrate, key_of  # noqa:
 from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens  # noqa: E402
 from entmtp_local.chat.model_template import template_of  # noqa: E402
 from entmtp_local.engine import Stats  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
 from entmtp_local.native.model_file import read_model  # noqa: E402
-from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.profile import ALL, Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402

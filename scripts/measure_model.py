@@ -25,8 +25,9 @@ from entmtp_local.bench import workloads  # noqa: E402
 from entmtp_local.cli.models import find_model  # noqa: E402
 from entmtp_local.cli.options import default_n_ctx  # noqa: E402
 from entmtp_local.errors import EntMTPError, UsageError  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
 from entmtp_local.native.model_file import check_pair, read_model  # noqa: E402
-from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from scripts.reference import card, measurement  # noqa: E402
 from scripts.reference.corpus import SHIPPED_HELDOUT  # noqa: E402
 from scripts.reference.measurement import DEPTH, N_DRAFTED, N_SOLUTION, Text, Writer  # noqa: E402

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.engine import generate  # noqa: E402
-from entmtp_local.native.session import Session, SessionOptions, physical_cores  # noqa: E402
+from entmtp_local.native.cores import physical_cores  # noqa: E402
+from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402

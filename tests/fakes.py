@@ -93,6 +93,7 @@ class FakeSession:
     n_vocab = n_draft_vocab = N_VOCAB
     device = "fake device"
     needs_checkpoints = False
+    n_state_bytes = 1000
 
     def __init__(
         self,
@@ -173,7 +174,10 @@ class FakeSession:
         self.checkpoint()
         return n_computed
 
-    def state(self, max_bytes: int | None = None) -> State | None:
+    def state_bytes(self) -> tuple[int, int]:
+        return self.n_state_bytes, self.n_state_bytes
+
+    def state(self) -> State | None:
         return State(tuple(self._tokens), b"target of the fake", b"mtp")
 
     def load_state(self, state: State) -> None:
@@ -288,6 +292,7 @@ def model_info(**values: Any) -> ModelInfo:
         "sampling": {},
         "kv_bytes_per_token": 3072,
         "state_bytes": 800_000,
+        "n_window": 0,
         "node_bytes": 14_000,
         "pass_bytes": PassBytes(20_000_000, 2_000_000, 512.0),
     }
@@ -319,6 +324,7 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
     monkeypatch.setattr(forecast, "key_for", lambda *_: KEY)
     monkeypatch.setattr(forecast, "library", native_library)
     monkeypatch.setattr(options, "Session", Opener)
+    monkeypatch.setattr(options, "warm_up", FakeSession.warm_up)
     # a device on which more nodes cost next to nothing
     costs = CostTable({size: 1.0 + 0.001 * size for size in SIZES})
     monkeypatch.setattr(options, "profile_for", lambda *_: Profile(costs))

@@ -20,6 +20,7 @@ from entmtp_local.bench.text import Request, Text, on_the_clock
 from entmtp_local.engine import generate
 from entmtp_local.errors import EngineError, EntMTPError
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import parse_policy, sizes_of
 from entmtp_local.speculative.profile import Profile
@@ -74,7 +75,7 @@ class Answering:
             if setup.profile is None:
                 raise EngineError(f"the policy {setup.policy} needs a profile: this is a bug, please report it.")
             self._policy.calibrated(setup.profile)
-        session.warm_up(sizes_of(self._policy))
+        warm_up(session, sizes_of(self._policy))
 
     def complete(self, request: Request) -> Text:
         session = self._session

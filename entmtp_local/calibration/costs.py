@@ -9,6 +9,7 @@ from time import perf_counter
 
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
+from entmtp_local.native.timing import draft_seconds, verification_seconds
 from entmtp_local.speculative.cost import CostTable, without_interruptions
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import TreeShape
@@ -31,7 +32,7 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
 
 
 def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
-    verify = without_interruptions(session.verification_seconds(sizes, limit, stop=stop))
+    verify = without_interruptions(verification_seconds(session, sizes, limit, stop=stop))
     if 1 not in verify:
         return CostTable({1: 1.0})  # stopped at once
     per_token = 0.0
@@ -40,7 +41,7 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
         begin = perf_counter()
         session.prefill([0] * n_long, lambda: stop() or perf_counter() - begin > limit)
         if session.n_past > 0:
-            taken = session.verification_seconds((1,), limit, keep=True)[1]
+            taken = verification_seconds(session, (1,), limit, keep=True)[1]
             per_token = max(0.0, (taken - verify[1]) / session.n_past)
         session.clear()
     depth = session.limits.max_depth
@@ -50,7 +51,7 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
     if session.drafts_trees and depth >= 3:
         # three chains side by side
         shapes["wide"] = TreeShape.from_parents([-1, 0, 0, 0, *range(1, 1 + _WIDE * (min(depth, 5) - 1))])
-    seconds = dict(zip(shapes, session.draft_seconds(list(shapes.values()), stop=stop), strict=True))
+    seconds = dict(zip(shapes, draft_seconds(session, list(shapes.values()), stop=stop), strict=True))
     n_more = shapes["deep"].max_depth - 1
     # where another program made the shallow draft look as long as the deep one, a level still is some part of a draft
     one = max(seconds["one"] / 10, (seconds["deep"] - seconds["one"]) / n_more) if n_more else seconds["one"]

@@ -83,7 +83,9 @@ class Answerer:
         conversation, settings = self._conversation, self._settings
         prompt, n_dropped = self._fitting(question, 0)
         text = TextStream(self._stop_texts)
-        show = Show(self._terminal, settings, self._session, inside=opens_reasoning(prompt.text), journal=journal)
+        tags = conversation.tags
+        inside = opens_reasoning(prompt.text, tags)
+        show = Show(self._terminal, settings, self._session, tags, inside=inside, journal=journal)
         # in pieces, where turns are dropped while the answer goes on
         tokens: list[int] = []
         steps: list[Step] = []

@@ -332,7 +332,7 @@ def _copy(chat: Repl, argument: str) -> Action:
     messages = chat.conversation.messages
     if not messages:
         raise UsageError("there is no answer to copy.")
-    text = without_reasoning(messages[-1]["content"], inside=True)
+    text = without_reasoning(messages[-1]["content"], chat.conversation.tags, inside=True)
     chat.say(f"({copy(text, chat.terminal)})")
     return None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from entmtp_local.chat.tags import Tags
 from entmtp_local.chat.template import ChatTemplate
 from entmtp_local.errors import TranscriptError
 
@@ -51,6 +52,11 @@ class Conversation:
     def messages(self) -> tuple[dict[str, str], ...]:
         """The answered questions and their answers, oldest first."""
         return tuple(self._messages)
+
+    @property
+    def tags(self) -> Tags:
+        """What the model writes around its reasoning."""
+        return self._template.tags
 
     def clear(self) -> None:
         """Forget all messages; the system message stays."""

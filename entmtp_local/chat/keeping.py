@@ -17,8 +17,10 @@ from entmtp_local.native.state_file import load_state, save_state
 
 #: A shorter conversation is read again in no time.
 MIN_TOKENS = 256
-# A larger state would have to be copied in memory that the model may need; reading some of it again is the lesser evil.
-_MAX_BYTES = 2 << 30
+# Of main memory, left to everything else while a state is copied or read.
+_SPARE_BYTES = 256 << 20
+# Writing more than this takes long enough to be told.
+_LARGE_BYTES = 1 << 30
 
 
 class Keeper:
@@ -30,6 +32,7 @@ class Keeper:
         model: of transcripts: `fingerprint` says whose ids they hold.
         identity: what a state file holds for.
         note: tells the user.
+        memory: bytes of main memory that are available, None where that is unknown.
     """
 
     def __init__(
@@ -40,10 +43,13 @@ class Keeper:
         model: Mapping[str, str],
         identity: Mapping[str, str],
         note: Callable[[str], None],
+        memory: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.store = store
         self._session, self._conversation = session, conversation
         self._model, self._identity, self._note = dict(model), dict(identity), note
+        self._memory = memory
+        self._told: set[str] = set()  # of which conversations it was said that their state is not kept
         self._failed = False
         self._claim: Claim | None = None
         self.new()
@@ -160,36 +166,68 @@ class Keeper:
 
     def _load_state(self, name: str) -> None:
         path = self.store.state_path(name)
-        if not path.exists():
+        try:
+            n_bytes = path.stat().st_size
+        except OSError:
             return
         try:
+            self._check_memory(n_bytes)
             self._session.load_state(load_state(path, self._identity))
         except StateError as error:
             self._note(f"({str(error).removesuffix('.')}; the text is read again)")
 
     def leave(self) -> None:
         """Keep the model's state beside the transcript, where reading it again would take a while."""
-        session = self._session
-        if not self.save() or session.n_past < MIN_TOKENS:
+        if not self.save() or self._session.n_past < MIN_TOKENS:
             return
         try:
-            ids = self._conversation.closed()
-            n = len(ids)
-            # Ctrl-C between passes, not inside: the conversation may go on.
-            with Interrupt() as interrupt:
-                # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
-                if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
-                    session.prefill(ids[:-1], interrupt)
-                    if session.n_past == n - 1:
-                        session.checkpoint()
-                        session.prefill(ids, interrupt)
-                state = None if interrupt() else session.state(_MAX_BYTES)
-            if state is None or shutil.disk_usage(self.store.folder).free < 2 * state.n_bytes:
-                return
-            save_state(self.store.state_path(self.name), state, self._identity)
-            self.store.forget_old_states()
-        except OSError as error:
-            self._fail(error)
-        except (EntMTPError, KeyboardInterrupt):
+            self._keep_state()
+        except (EntMTPError, OSError) as error:
             # the transcript is there, and that is enough
+            if self.name not in self._told:
+                why = (error.strerror or error) if isinstance(error, OSError) else str(error).removesuffix(".")
+                self._note(f"(the model's state is not kept, going on reads the text again: {why})")
+            self._told.add(self.name)
+        except KeyboardInterrupt:
             return
+
+    def _keep_state(self) -> None:
+        """Raises: EntMTPError and OSError, where it cannot be."""
+        session, folder = self._session, self.store.folder
+        ids = self._conversation.closed()
+        n = len(ids)
+        # Ctrl-C between passes, not inside: the conversation may go on.
+        with Interrupt() as interrupt:
+            # The next prompt goes on behind the last answer's end, and computes the last token that is kept again.
+            if session.n_past < n < session.n_ctx and tuple(session.tokens) == ids[: session.n_past]:
+                session.prefill(ids[:-1], interrupt)
+                if session.n_past == n - 1:
+                    session.checkpoint()
+                    session.prefill(ids, interrupt)
+        if interrupt():
+            return
+        n_copied, n_bytes = session.state_bytes()
+        # the file that is there stays until this one is whole, and others need the disc too
+        if (free := shutil.disk_usage(folder).free) < 2 * n_bytes:
+            raise StateError(f"it has {_mib(n_bytes)}, and {folder} has room for {_mib(free)}.")
+        self._check_memory(n_copied)
+        if n_bytes >= _LARGE_BYTES:
+            self._note(f"(keeping the model's state, {_mib(n_bytes)}: Ctrl-C goes without)")
+        with Interrupt() as interrupt:
+            state = session.state()
+        if interrupt():
+            return
+        if state is None:
+            raise StateError("the engine does not give it.")
+        save_state(self.store.state_path(self.name), state, self._identity)
+        self.store.forget_old_states()
+
+    def _check_memory(self, n_bytes: int) -> None:
+        """Raises: StateError where a copy of a state has no room in main memory."""
+        available = self._memory()
+        if available is not None and n_bytes + _SPARE_BYTES > available:
+            raise StateError(f"it has {_mib(n_bytes)}, and {_mib(available)} of main memory are available.")
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes >> 20} MiB"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from entmtp_local.chat.template import THINK_BEGIN, THINK_END
+from entmtp_local.chat.tags import THINK, Tags
 
 
 class ReasoningSplitter:
-    """Splits text at <think> and </think>, which may come in pieces.
+    """Splits text at a model's tags, which may come in pieces.
 
     Args:
         inside: the prompt has opened the reasoning already.
     """
 
-    def __init__(self, *, inside: bool) -> None:
-        self._inside = inside
+    def __init__(self, tags: Tags = THINK, *, inside: bool) -> None:
+        self._tags, self._inside = tags, inside
         self._held = ""
         self._started = inside  # reasoning only ever stands at an answer's beginning
 
@@ -27,28 +27,27 @@ class ReasoningSplitter:
         """Give (is reasoning, text) pairs; what may be the beginning of a tag is held back."""
         text = self._held + text
         self._held = ""
-        while text:
-            if not self._inside and self._started:
-                yield False, text
+        begin, end = self._tags.begin, self._tags.end
+        if not self._started:
+            # an answer that begins otherwise has no reasoning, and one that begins with its end an empty one
+            beginning = text.lstrip()
+            found = next((tag for tag in (begin, end) if beginning.startswith(tag)), "")
+            if not found and (begin.startswith(beginning) or end.startswith(beginning)):
+                self._held = text
                 return
-            tag = THINK_END if self._inside else THINK_BEGIN
-            at = text.find(tag)
-            # an answer that begins otherwise has no reasoning
-            if not self._inside and (text.lstrip()[: len(tag)] != tag[: len(text.lstrip())]):
-                self._started = True
-                continue
-            if at >= 0:
-                if self._inside and at > 0:
-                    yield True, text[:at]
-                text = text[at + len(tag) :]
-                self._inside = not self._inside
-                self._started = True
-                continue
-            n_held = max((n for n in range(1, len(tag)) if text.endswith(tag[:n])), default=0) if self._inside else len(text)
-            self._held = text[len(text) - n_held :]
-            if n_held < len(text):
-                yield self._inside, text[: len(text) - n_held]
-            return
+            self._started, self._inside = True, found == begin
+            text = beginning[len(found) :] if found else text
+        if self._inside:
+            reasoning, found, text = text.partition(end)
+            if not found:
+                n_held = max((n for n in range(1, len(end)) if reasoning.endswith(end[:n])), default=0)
+                self._held = reasoning[len(reasoning) - n_held :]
+                reasoning = reasoning[: len(reasoning) - n_held]
+            self._inside = not found
+            if reasoning:
+                yield True, reasoning
+        if text:
+            yield False, text
 
     def finish(self) -> Iterator[tuple[bool, str]]:
         """What was held back."""
@@ -57,13 +56,13 @@ class ReasoningSplitter:
             self._held = ""
 
 
-def opens_reasoning(prompt: str) -> bool:
+def opens_reasoning(prompt: str, tags: Tags = THINK) -> bool:
     """Whether a rendered prompt ends with an opened reasoning."""
-    return prompt.rstrip().endswith(THINK_BEGIN)
+    return prompt.rstrip().endswith(tags.begin.rstrip())
 
 
-def without_reasoning(text: str, *, inside: bool) -> str:
+def without_reasoning(text: str, tags: Tags = THINK, *, inside: bool) -> str:
     """The answer itself."""
-    splitter = ReasoningSplitter(inside=inside and "</think>" in text)
+    splitter = ReasoningSplitter(tags, inside=inside and tags.end in text)
     parts = [*splitter.feed(text), *splitter.finish()]
     return "".join(part for is_reasoning, part in parts if not is_reasoning).strip("\n")

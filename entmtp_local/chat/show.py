@@ -10,6 +10,7 @@ from entmtp_local.chat.reasoning import ReasoningSplitter
 from entmtp_local.chat.settings import Settings
 from entmtp_local.chat.store import Journal
 from entmtp_local.chat.stream import TextStream
+from entmtp_local.chat.tags import THINK, Tags
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
@@ -27,7 +28,8 @@ class Show:
     """Gives each step's text to the view that the settings ask for, and to the journal.
 
     Args:
-        inside: the prompt has opened the reasoning.
+        tags: what the model writes around its reasoning.
+        inside: the prompt has opened it.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Show:
         terminal: Terminal,
         settings: Settings,
         vocabulary: Vocabulary,
+        tags: Tags = THINK,
         *,
         inside: bool,
         journal: Journal | None,
@@ -52,7 +55,7 @@ class Show:
         else:
             self._view = PlainView(terminal, shows_reasoning=shows, clock=clock)
         # plain text is the model's, tags included, unless part of it is not wanted
-        self._splitter = ReasoningSplitter(inside=inside) if draws or not shows else None
+        self._splitter = ReasoningSplitter(tags, inside=inside) if draws or not shows else None
 
     def step(self, step: Step, text: TextStream) -> None:
         """Show what a step emitted.

@@ -32,6 +32,7 @@ _MAX_NAME_BYTES = 200
 #: What to do about a conversation that cannot be read.
 ELSEWHERE = "move it elsewhere, and entmtp-local chat --continue goes on with the one before."
 _TITLE = 60  # characters of the first question that a list shows
+_STATES_BYTES = 8 << 30  # of the disc, for the states of all conversations
 # Of the conversations used last: a state of a long one has hundreds of megabytes, and a transcript is enough to compute it again.
 _N_STATES = 5
 # No state takes as long to write, so that what has not got its name by then never will.
@@ -174,12 +175,24 @@ class Store:
     def forget_old_states(self) -> None:
         """Delete the model states of conversations that have not been used lately."""
         for path in self.folder.glob("*.state"):
-            if path.stem not in self.names()[:_N_STATES]:
+            if path.stem not in self._names_with_states():
                 path.unlink(missing_ok=True)
         # of processes that were killed while they wrote one
         for path in self.folder.glob(".*.state.*"):
             if path.stat().st_mtime < time.time() - _STALE_SECONDS:
                 path.unlink(missing_ok=True)
+
+    def _names_with_states(self) -> list[str]:
+        """Of the conversations whose states stay: those used last, of which the last one always does."""
+        found: list[str] = []
+        n_left = _STATES_BYTES
+        for name in self.names()[:_N_STATES]:
+            path = self.state_path(name)
+            n_bytes = path.stat().st_size if path.exists() else 0
+            if n_bytes and (not found or n_bytes <= n_left):
+                n_left -= n_bytes
+                found.append(name)
+        return found
 
     def _journal_path(self, name: str) -> Path:
         return self.folder / f"{name}.part"

@@ -6,11 +6,14 @@ Knows nothing of tokens. A template is code from a downloaded file, so it runs i
 from __future__ import annotations
 
 import json
+import re
 import signal
+import string
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
@@ -22,12 +25,14 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 
+from entmtp_local.chat.tags import tags_of
 from entmtp_local.errors import ModelFileError
 
 Message = Mapping[str, str]
 
-# What reasoning models of the supported architectures write around their reasoning.
-THINK_BEGIN, THINK_END = "<think>", "</think>"
+# What templates call the reasoning of a message that is not in its text. The last two are words of their texts too.
+_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_USE_OF_FIELD = re.compile(r"reasoning_content|\b(?:message|msg)(?:\.|\[.|\.get\(.)(?:reasoning|thinking)\b")
 
 _CHATML = """\
 {%- for message in messages -%}
@@ -80,7 +85,9 @@ class ChatTemplate:
             source = _PLAIN
         #: The template can be told whether the model is to think before it answers.
         self.has_thinking = "enable_thinking" in source
-        self._splits_reasoning = "reasoning_content" in source and THINK_END not in source
+        self.tags = tags_of(source)
+        self._names_end = self.tags.end in source
+        self._has_fields = _USE_OF_FIELD.search(source) is not None
         try:
             self._template = _environment().from_string(source)
         # SyntaxError, RecursionError and others come up from Python's own compiler.
@@ -100,17 +107,18 @@ class ChatTemplate:
         """
         try:
             with _deadline():
-                return self._render(messages, add_generation_prompt, {} if thinking is None else {"enable_thinking": thinking})
+                # copies: templates may not change the caller's messages, and `items` must be plain dicts
+                own = [self._message(message) for message in messages]
+                return self._print(own, add_generation_prompt, {} if thinking is None else {"enable_thinking": thinking})
         except _TemplateRefusal as error:
             raise ModelFileError(f"the model's chat template refuses this conversation: {_one_line(error)}.") from error
         # A template is foreign code: any exception it raises is the file's fault and gets the same sentence.
         except Exception as error:
             raise ModelFileError(f"the model's chat template failed: {_one_line(error)}.") from error
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, switches: Mapping[str, bool]) -> str:
+    def _print(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool, switches: Mapping[str, bool]) -> str:
         return self._template.render(
-            # A copy: templates may not change the caller's messages, and `items` must be plain dicts.
-            messages=[self._message(message) for message in messages],
+            messages=messages,
             add_generation_prompt=add_generation_prompt,
             bos_token=self.bos_token,
             eos_token=self._eos_token,
@@ -121,10 +129,38 @@ class ChatTemplate:
 
     def _message(self, message: Message) -> dict[str, str]:
         """Templates either look for reasoning in an answer's text themselves or want it apart."""
-        reasoning, end, answer = message["content"].partition(THINK_END)
-        if not end or not self._splits_reasoning or message["role"] != "assistant":
+        begin, end = self.tags.begin, self.tags.end
+        before, found, after = message["content"].partition(end)
+        opened = before.lstrip().startswith(begin)
+        if message["role"] != "assistant" or not (found or opened) or not self._wants_apart:
             return dict(message)
-        return {**message, "content": answer.lstrip("\n"), "reasoning_content": reasoning.removeprefix(THINK_BEGIN).strip("\n")}
+        return {**message, **self._apart(before.lstrip().removeprefix(begin), after)}
+
+    @staticmethod
+    def _apart(reasoning: str, answer: str) -> dict[str, str]:
+        return {"content": answer.lstrip("\n"), **dict.fromkeys(_FIELDS, reasoning.strip("\n"))}
+
+    @cached_property
+    def _wants_apart(self) -> bool:
+        """Whether reasoning in the text of an earlier answer would be refused, or would stay although it is to be dropped."""
+        if not self._has_fields:
+            return False
+        probe = "a1b2c3"
+        inside = self._keeps({"content": f"{self.tags.begin}{probe}{self.tags.end}answer"}, probe)
+        apart = self._keeps(self._apart(probe, "answer"), probe)
+        if inside is False or apart is None:
+            return False
+        return inside is None or not apart or not self._names_end
+
+    def _keeps(self, answer: dict[str, str], reasoning: str) -> bool | None:
+        """Whether reasoning stays in the history; None where the template refuses."""
+        question = {"role": "user", "content": "?"}
+        try:
+            return reasoning in self._print([question, {"role": "assistant", **answer}, question], True, {})
+        except TimeoutError:
+            raise
+        except Exception:
+            return None
 
 
 @contextmanager
@@ -177,9 +213,16 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Any:
-        if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(getattr(value, "__self__", None), str):
-            raise jinja2.exceptions.SecurityError("format() is not allowed")
-        return None
+        format_safely = super().wrap_str_format(value)
+        if format_safely is None:
+            return None
+
+        def format_plainly(*args: Any, **kwargs: Any) -> Any:
+            if any(spec for _, _, spec, _ in string.Formatter().parse(str(value.__self__))):
+                raise jinja2.exceptions.SecurityError("format() with a width is not allowed")
+            return format_safely(*args, **kwargs)
+
+        return format_plainly
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)

@@ -24,8 +24,9 @@ from entmtp_local.cli.options import default_n_ctx, open_for_drafts
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import UsageError
 from entmtp_local.hub.cache import ModelFiles
+from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.model_file import read_model
-from entmtp_local.native.session import Session, SessionOptions, physical_cores
+from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, Profile
 

@@ -18,6 +18,7 @@ from entmtp_local.chat.repl import Repl
 from entmtp_local.chat.settings import OVERFLOWS, Settings
 from entmtp_local.chat.store import Store
 from entmtp_local.chat.terminal import Terminal
+from entmtp_local.cli.machine import available_memory
 from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
@@ -28,6 +29,7 @@ from entmtp_local.cli.options import (
     prepare,
     ready_policy,
     sampling_options,
+    with_checkpoints,
 )
 from entmtp_local.errors import UsageError
 from entmtp_local.files import check_writable
@@ -85,7 +87,7 @@ def chat(
         raise UsageError("--no-save keeps nothing, so that there is nothing to go on with; leave it out.")
     if trace_file is not None:
         check_writable(trace_file)
-    plan = prepare(options)
+    plan = with_checkpoints(prepare(options))
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr, show_stats=sys.stderr.isatty() or options.verbose)
     with open_session(plan) as session:
         template = template_of(plan.info, session)
@@ -160,7 +162,7 @@ def _keeper(plan: Plan, session: Session, conversation: Conversation, terminal: 
         "drafts": "yes" if session.limits.max_depth else "no",
     }
     about = {"fingerprint": model, "path": str(plan.session.model_path)}
-    return Keeper(Store.default(), session, conversation, about, identity, terminal.note)
+    return Keeper(Store.default(), session, conversation, about, identity, terminal.note, available_memory)
 
 
 def _fingerprint(path: Path) -> str:

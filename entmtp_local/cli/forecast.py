@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: 
         given: a profile that the user named.
         drafting: "trees", "chains" or "off".
         model: as on the command line, "" for the shipped one.
-    Returns: "plain" and "tasks", or "reason" where no profile tells.
+    Returns: "plain", "tasks" and what the profile is, or "reason" where no profile tells.
     """
     if drafting == "off":
         return {
@@ -74,7 +75,14 @@ def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: 
     except ProfileError as error:
         return {"reason": str(error).removesuffix(".")}
     tasks = [asdict(each) for each in expected_speeds(profile, trees=drafting == "trees")]
-    return {"plain": plain_speed(profile), "tasks": tasks, "quick": profile.quick, "profile": str(path)}
+    return {
+        "plain": plain_speed(profile),
+        "tasks": tasks,
+        "quick": profile.quick,
+        "created": profile.created,
+        "profile": str(path),
+        "again": f"entmtp-local calibrate {model}".rstrip(),
+    }
 
 
 def fit_text(fit: dict[str, Any], n_ctx: int, n_ctx_train: int) -> str:
@@ -101,9 +109,22 @@ def speed_text(speed: dict[str, Any]) -> list[str]:
         return [str(speed["reason"])]
     lines = [f"{speed['plain']:.1f} tokens/s decoded one by one"]
     for row in speed["tasks"]:
-        how = "measured" if row["measured"] else "by the cost model"
+        how = "measured" if row["measured"] else "forecast by the cost model"
         lines.append(f"{row['tokens_per_second']:.1f} tokens/s for {row['task']}, {row['ratio']:.2f} times ({how}: {row['by']})")
-    return lines
+    how = "quick calibration" if speed["quick"] else "calibration"
+    when = _when(speed["created"], datetime.now(timezone.utc))
+    return [*lines, f"from a {how}{when}; {speed['again']} {'measures more' if speed['quick'] else 'measures again'}"]
+
+
+def _when(created: str, now: datetime) -> str:
+    """A profile's date and age; "" where it has none that could be read."""
+    try:
+        made = datetime.fromisoformat(created)
+    except ValueError:
+        return ""
+    days = (now.date() - made.date()).days
+    age = {0: "today", 1: "yesterday"}.get(days, f"{days} days ago")
+    return f" of {made.date()}" + (f", {age}" if days >= 0 else "")
 
 
 def _gpus() -> list[library.Gpu]:

@@ -12,7 +12,7 @@ import click
 from entmtp_local.chat.trace_page import write_page
 from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.forecast import fit_of, fit_text, speed_of, speed_text
-from entmtp_local.cli.machine import memory_needed, readable_size
+from entmtp_local.cli.machine import memory_needed, most_checkpoint_bytes, readable_size
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx
 from entmtp_local.errors import EngineError, UsageError, visible
@@ -123,6 +123,7 @@ def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None, n_
             "kind": about.memory_kind,
             "n_ctx": n_ctx,
             "needed_bytes": memory_needed(about, sidecar, n_ctx, chosen),
+            "checkpoint_bytes": most_checkpoint_bytes(about, n_ctx),
             "kv_bytes_per_token": about.kv_bytes_per_token,
             "state_bytes": about.state_bytes,
             "node_bytes": about.node_bytes,
@@ -158,6 +159,7 @@ def _engine() -> dict[str, str] | None:
 def _as_text(facts: dict[str, Any]) -> str:
     memory, mtp, engine = facts["memory"], facts["mtp"], facts["engine"]
     head = _HEADS[mtp["kind"]].format(n=mtp["n_blocks"]) if mtp else _HEADS["none"]
+    copies = f"; a chat keeps up to {readable_size(n)} of states to go back to" if (n := memory["checkpoint_bytes"]) else ""
     same = facts["policy"] == facts["verified_as"]
     rows = [
         ("model", f"{facts['name']} ({facts['model']})"),
@@ -166,7 +168,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("context", f"trained for {facts['n_ctx_train']} tokens"),
         ("chat template", "in the file" if facts["chat_template"] else "none"),
         ("MTP head", head),
-        ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}: {MEMORIES[memory['kind']]}"),
+        ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}: {MEMORIES[memory['kind']]}{copies}"),
         ("fits", fit_text(facts["fit"], memory["n_ctx"], facts["n_ctx_train"])),
         ("can draft", f"{facts['drafting']}: {facts['reason']}"),
         ("policy", facts["policy"] + ("" if same else f", verified as {facts['verified_as']}")),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from entmtp_local.native.checkpoints import most_bytes
+from entmtp_local.native.draft_head import copy_bytes
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.protocol import Policy
 
 # llama.cpp allocates the context in blocks of this many tokens.
 N_CELLS = 256
+# Far above what any model is trained for.
+_MOST_TOKENS = 2**27
 
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
 # plus what the library and Python take.
@@ -24,15 +30,23 @@ _FIXED_BYTES = 96 * 1024**2
 _CELL_BYTES = 2 * 128
 
 
-def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy) -> int:
+def memory_needed(
+    info: ModelInfo,
+    sidecar: ModelInfo | None,
+    n_ctx: int,
+    policy: Policy,
+    draft_vocab: int | None = None,
+    draft_head_type: str | None = None,
+) -> int:
     """Estimate the bytes that running a model takes.
 
     Args:
         info: the model.
         sidecar: the file with its MTP head, if that is another one.
-        n_ctx: tokens of context; a length that a sliding window shortens is not counted.
+        n_ctx: tokens of context.
         policy: drafting keeps a row of logits per node, copied ones included, and a recurrent state per drafted depth; layers
             that verify trees keep one state and the inputs of the nodes of two trees.
+        draft_vocab, draft_head_type: of a SessionOptions; drafts may read a copy of the output matrix.
     """
     weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)
     n_nodes = max(policy.max_nodes, MAX_COPIED) if policy.max_nodes else 0
@@ -42,7 +56,24 @@ def memory_needed(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy
         states = info.state_bytes * (policy.max_depth + 1)
     logits = 4 * info.n_vocab * (n_nodes + 2)
     buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
-    return weights + cache_bytes(info, n_ctx) + states + logits + buffers
+    copied = _head_copy_bytes(info, sidecar, draft_vocab, draft_head_type) if policy.max_nodes else 0
+    return weights + cache_bytes(info, n_ctx) + states + logits + buffers + copied
+
+
+def checkpoint_bytes(info: ModelInfo, n_ctx: int) -> int:
+    """Bytes of a copy of what a context cannot forget token by token: recurrent states, and the window of attention."""
+    return info.state_bytes + _window_bytes(info, min(n_ctx, info.n_window))
+
+
+def most_checkpoint_bytes(info: ModelInfo, n_ctx: int) -> int:
+    """The most that a chat keeps of such copies, in main memory."""
+    return most_bytes(checkpoint_bytes(info, n_ctx), n_ctx)
+
+
+def memory_on_host(info: ModelInfo, needed: int, n_gpu_layers: int | None) -> int:
+    """The part of what a model needs that stays in main memory beside a GPU, roughly."""
+    n_layers = info.n_layer + info.n_layer_nextn + 1
+    return 0 if n_gpu_layers is None else needed * max(0, n_layers - n_gpu_layers) // n_layers
 
 
 def gpu_layers_that_fit(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy, available: int) -> int:
@@ -62,22 +93,32 @@ def largest_context(needed: Callable[[int], int], available: int) -> int | None:
     """The largest context that fits into the available bytes, in whole blocks of cells; None where none does.
 
     Args:
-        needed: bytes by tokens of context, which grow evenly.
+        needed: bytes by tokens of context, which never shrink.
     """
-    if needed(N_CELLS) > available:
-        return None
-    per_block = needed(2 * N_CELLS) - needed(N_CELLS)
-    return N_CELLS * (1 + (available - needed(N_CELLS)) // per_block)
+    blocks = range(1, _MOST_TOKENS // N_CELLS + 1)
+    n = bisect_right(blocks, available, key=lambda n: needed(n * N_CELLS))
+    return n * N_CELLS or None
 
 
 def cache_bytes(info: ModelInfo, n_ctx: int) -> int:
-    """Bytes of the key-value cache that are certain: those of layers that keep every token, and the cells' own records."""
-    per_token = info.kv_bytes_per_token
-    if info.memory_kind == "other":
-        per_token = 0
-    elif info.memory_kind == "iswa":
-        per_token = per_token * info.window_layers.count(False) // max(1, len(info.window_layers))
-    return (per_token + _CELL_BYTES) * n_ctx
+    """Bytes of the key-value cache that are certain: every token's, the tokens of a window, and the cells' own records."""
+    per_token = 0 if info.memory_kind == "other" else info.kv_bytes_per_token - _window_bytes(info, 1)
+    return (per_token + _CELL_BYTES) * n_ctx + _window_bytes(info, min(n_ctx, info.n_window + _N_PASS))
+
+
+def _window_bytes(info: ModelInfo, n_tokens: int) -> int:
+    """Of the layers with a sliding window."""
+    if info.memory_kind != "iswa":
+        return 0
+    return info.kv_bytes_per_token * info.window_layers.count(True) // max(1, len(info.window_layers)) * n_tokens
+
+
+def _head_copy_bytes(info: ModelInfo, sidecar: ModelInfo | None, draft_vocab: int | None, wanted: str | None) -> int:
+    head = sidecar or info
+    if head.head_kind != "single":
+        return 0
+    cost = replace(head.pass_bytes, row=head.pass_bytes.row or info.pass_bytes.row)
+    return copy_bytes(wanted, draft_vocab, cost, head.n_embd, info.n_vocab)
 
 
 def available_memory() -> int | None:

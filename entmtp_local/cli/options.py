@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,16 +11,27 @@ import click
 
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
-from entmtp_local.cli.machine import N_CELLS, available_memory, largest_context, memory_needed, readable_size
+from entmtp_local.cli.machine import (
+    N_CELLS,
+    available_memory,
+    checkpoint_bytes,
+    largest_context,
+    memory_needed,
+    memory_on_host,
+    most_checkpoint_bytes,
+    readable_size,
+)
 from entmtp_local.cli.models import find_model
 from entmtp_local.cli.profiles import profile_for
 from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
 from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native import api as native
 from entmtp_local.native import library
+from entmtp_local.native.draft_head import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
-from entmtp_local.native.session import DRAFT_HEAD_TYPES, SAME, Session, SessionOptions
+from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import KNOWN, parse_policy, sizes_of
@@ -263,7 +274,7 @@ def prepare(options: Options) -> Plan:
     rule = parse_acceptance(options.acceptance, sampling)
     check_grammar(sampling)
     n_ctx = options.n_ctx or default_n_ctx(info)
-    check_memory(info, sidecar, n_ctx, policy, options.n_gpu_layers)
+    check_memory(info, sidecar, n_ctx, policy, options.n_gpu_layers, options.draft_vocab, options.draft_head_type)
     notices = []
     if not rule.lossless and policy.max_nodes == 0:
         rule = STRICT
@@ -317,7 +328,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
-    session.warm_up(sizes_of(policy))
+    warm_up(session, sizes_of(policy))
     return policy
 
 
@@ -342,7 +353,8 @@ def open_for_drafts(files: ModelFiles, options: Mapping[str, Any]) -> tuple[Mode
         sidecar = read_model(files.mtp_path, role="mtp")
         check_pair(info, sidecar)
     policy = EntMTP()  # of the largest trees that are measured
-    check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"])
+    drafts = (options["draft_vocab"], options["draft_head_type"])
+    check_memory(info, sidecar, options["n_ctx"], policy, options["n_gpu_layers"], *drafts)
     return info, SessionOptions(
         model_path=files.path,
         mtp_path=files.mtp_path,
@@ -411,18 +423,26 @@ def decode_text(data: bytes, what: str) -> str:
         ) from None
 
 
-def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy, n_gpu_layers: int | None) -> None:
+def check_memory(
+    info: ModelInfo,
+    sidecar: ModelInfo | None,
+    n_ctx: int,
+    policy: Policy,
+    n_gpu_layers: int | None,
+    draft_vocab: int | None,
+    draft_head_type: str | None,
+) -> None:
     """Refuse a context that main memory cannot hold, before minutes are spent on loading.
 
     Raises: UsageError naming the largest context that fits, ModelFileError when none does.
     """
-    if n_gpu_layers != 0 and library.load().llama_supports_gpu_offload():
+    if _uses_gpu(n_gpu_layers):
         # The GPU's memory decides, and llama.cpp refuses what does not fit there by itself.
         return
     available = available_memory()
 
     def needed(n_tokens: int) -> int:
-        return memory_needed(info, sidecar, n_tokens, policy)
+        return memory_needed(info, sidecar, n_tokens, policy, draft_vocab, draft_head_type)
 
     if available is None or needed(n_ctx) <= available:
         return
@@ -436,6 +456,32 @@ def check_memory(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy:
         f"a context of {n_ctx} tokens needs {readable_size(needed(n_ctx))} of memory and "
         f"{readable_size(available)} are available; the largest that fits is -c {largest}."
     )
+
+
+def with_checkpoints(plan: Plan) -> Plan:
+    """The plan of a chat, which keeps copies of the model's state to go back to: as many as main memory has room for."""
+    session, info = plan.session, plan.info
+    one, most = checkpoint_bytes(info, session.n_ctx), most_checkpoint_bytes(info, session.n_ctx)
+    available = available_memory()
+    if not one or available is None:
+        return plan
+    sidecar = read_model(session.mtp_path, role="mtp") if session.mtp_path else None
+    needed = memory_needed(info, sidecar, session.n_ctx, plan.policy, session.draft_vocab, session.draft_head_type)
+    if _uses_gpu(session.n_gpu_layers):
+        needed = memory_on_host(info, needed, session.n_gpu_layers)
+    room = min(most, max(0, available - needed))
+    notices = plan.notices
+    if room // one < most // one:
+        how = f"{room // one} of up to {most // one} copies" if room >= one else "no copy"
+        notices += (
+            f"main memory has room for {how} of the model's state, {readable_size(one)} each: "
+            "going back further with /regen, /undo or /edit reads the text again.",
+        )
+    return replace(plan, session=replace(session, checkpoint_bytes=room), notices=notices)
+
+
+def _uses_gpu(n_gpu_layers: int | None) -> bool:
+    return n_gpu_layers != 0 and bool(library.load().llama_supports_gpu_offload())
 
 
 def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command) -> _Command:

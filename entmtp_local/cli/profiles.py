@@ -19,11 +19,16 @@ from entmtp_local.errors import ProfileError, visible
 from entmtp_local.files import user_cache
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session, SessionOptions
-from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
 #: What chances are fitted to, where the user does not say: llama.cpp's own default.
 TEMPERATURE = 0.8
+
+
+# By file and key: the file as it was (modified at, bytes; None for none), and the profile. Policies change while a chat goes on,
+# and a profile that cannot be kept must not be measured for each.
+_loaded: dict[tuple[Path, Key], tuple[tuple[int, int] | None, Profile]] = {}
 
 
 def profile_folder() -> Path:
@@ -50,9 +55,16 @@ def profile_for(
             )
         raise ProfileError(f"there is no profile {given}; entmtp-local calibrate MODEL --out {given} writes one.")
     for path in (given, kept):
-        if path is not None and (path == given or os.path.exists(path)):
+        if path is None:
+            continue
+        state, profile = _loaded.get((path, key), (None, None))
+        if profile is not None and state == _state(path):
+            return profile
+        if path == given or os.path.exists(path):
             try:
-                return Profile.load(path, key)
+                profile = Profile.load(path, key)
+                _loaded[path, key] = (_state(path), profile)
+                return profile
             except ProfileError as error:
                 note(str(error))
     note("first use of this model here: measuring for some seconds what drafts cost and bring; it is kept for later starts.")
@@ -70,6 +82,7 @@ def profile_for(
         except Interrupted:
             raise click.Abort from None
     session.clear()
+    _loaded[kept, key] = (_state(kept), profile)
     if not prompts:
         note("nothing is known of its drafts yet, because nothing fits into the context; this is not kept.")
         return profile
@@ -79,7 +92,16 @@ def profile_for(
         profile.save(kept)
     except OSError as error:
         note(f"the profile cannot be kept in {kept.parent} ({error.strerror or error}): the next start measures again.")
+    _loaded[kept, key] = (_state(kept), profile)
     return profile
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 @contextmanager

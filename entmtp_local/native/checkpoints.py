@@ -16,6 +16,8 @@ PARTIAL = 1
 
 # Of Qwen3.6-27B, six: a checkpoint of it has 150 MB. Of smaller models far more than anybody goes back.
 MAX_BYTES = 1 << 30
+# A turn has two, at the ends of question and answer, and takes more tokens than this for each.
+_MIN_DISTANCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,23 @@ class Checkpoint:
     data: Any  # array of bytes: bytes or a ctypes array
 
 
+def most_bytes(one: int, n_ctx: int) -> int:
+    """The most memory that the checkpoints of a context can be worth: as many as it has places for, or as are kept.
+
+    Args:
+        one: bytes of a checkpoint.
+        n_ctx: tokens of the context.
+    """
+    return min(one * max(1, n_ctx // _MIN_DISTANCE), max(one, MAX_BYTES))
+
+
 class Checkpoints:
     """The checkpoints of one sequence of one context, in the order of their positions.
 
     Args:
         llama: the llama_cpp module.
         ctx: the context.
-        max_bytes: the earliest are forgotten beyond this; the last one never is.
+        max_bytes: of main memory; the earliest make room for new ones, and one that is larger is not kept.
     """
 
     def __init__(self, llama: Any, ctx: Any, seq: int = 0, max_bytes: int = MAX_BYTES) -> None:
@@ -53,17 +65,25 @@ class Checkpoints:
         """Keep the state, which is that after n_past tokens. False: there is none, or no memory for it."""
         if n_past in self.positions:
             return True
-        data = read_state(self._llama, self._ctx, self._seq, PARTIAL)
-        if data is None:
+        # before the state is copied, or there would be one more for a moment
+        if not self._make_room(int(self._llama.llama_state_seq_get_size_ext(self._ctx, self._seq, PARTIAL))):
             return False
-        self.add(Checkpoint(n_past, data))
-        return True
+        data = read_state(self._llama, self._ctx, self._seq, PARTIAL)
+        if data is not None:
+            self._all.append(Checkpoint(n_past, data))
+        return data is not None
 
     def add(self, one: Checkpoint) -> None:
-        """Add one that comes after all others."""
-        self._all.append(one)
-        while len(self._all) > 1 and sum(len(each.data) for each in self._all) > self._max_bytes:
+        """Add one that comes after all others, where there is room for it."""
+        if self._make_room(len(one.data)):
+            self._all.append(one)
+
+    def _make_room(self, n_bytes: int) -> bool:
+        if n_bytes > self._max_bytes:
+            return False
+        while self._all and sum(len(each.data) for each in self._all) + n_bytes > self._max_bytes:
             del self._all[0]
+        return True
 
     def forget_after(self, n_past: int) -> None:
         """The tokens from n_past on are no longer the same."""

@@ -48,10 +48,10 @@ class ModelInfo:
     n_layer counts the trunk, n_layer_nextn the MTP blocks that are in the file. n_embd_h is the width of the hidden
     row a head reads. window_layers and n_head_kv go through all blocks, head included; key_lengths are the key features
     of a head in layers without and with a sliding window. kv_bytes_per_token is the f16 key-value cache of one token
-    over all attention layers, head included, and state_bytes the recurrent states of one sequence; node_bytes is what
-    recurrent layers that verify trees keep per node of a tree, 0 for those that store whole states; pass_bytes is what
-    passes of few tokens read of the file. size_bytes and n_tensors count all n_parts files, n_parameters the elements of
-    all tensors.
+    over all attention layers, head included, and state_bytes the recurrent states of one sequence; n_window is how many
+    tokens layers with a sliding window keep, 0 where there are none; node_bytes is what recurrent layers that verify trees
+    keep per node of a tree, 0 for those that store whole states; pass_bytes is what passes of few tokens read of the file.
+    size_bytes and n_tensors count all n_parts files, n_parameters the elements of all tensors.
     """
 
     path: Path
@@ -79,6 +79,7 @@ class ModelInfo:
     sampling: Mapping[str, Scalar]
     kv_bytes_per_token: int
     state_bytes: int
+    n_window: int
     node_bytes: int
     pass_bytes: PassBytes
 
@@ -147,6 +148,7 @@ def _read_model(path: Path, role: Role) -> ModelInfo:
         sampling=_sampling_defaults(model),
         kv_bytes_per_token=_kv_bytes_per_token(model, layers, n_nextn),
         state_bytes=_state_bytes(model, layers),
+        n_window=model.integer("attention.sliding_window", 0) if any(layers.window) else 0,
         node_bytes=_node_bytes(model, layers),
         pass_bytes=_pass_bytes(model, layers, n_vocab),
     )

@@ -8,27 +8,22 @@ It knows nothing of policies and samplers, and nothing of text beyond tokenizing
 from __future__ import annotations
 
 import ctypes
-import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from entmtp_local.errors import ContextFullError, EngineError, ModelFileError, StateError
+from entmtp_local.errors import ContextFullError, EngineError, StateError
 from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.native.checkpoints import WHOLE, Checkpoint, Checkpoints, read_state, write_state
+from entmtp_local.native.draft_rows import DraftRows
 from entmtp_local.native.log import LogCapture
 from entmtp_local.native.model_file import check_pair, read_model
+from entmtp_local.native.opening import N_BATCH, Opener, SessionOptions
 from entmtp_local.native.sampler import NO_NUMBERS, Sampler
 from entmtp_local.native.state_file import State
 from entmtp_local.speculative.draft_vocab import USUAL, DraftVocab, PassBytes
@@ -37,49 +32,9 @@ from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
+__all__ = ["Session", "SessionOptions"]
+
 _SEQ = 0
-_CONTEXT_TYPE_MTP = 1
-# Prompt tokens per pass: llama.cpp's own default. A sliding-window cache is larger than its window by at least this much,
-# which is what keeps rejected drafts from evicting cells that the committed tokens still need.
-_N_BATCH = 512
-
-# Passes of each size that are timed, where there is time.
-_N_ROUNDS = 6
-
-SAME = "same"
-DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
-# What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
-# what it saves; a copy of fewer bits or fewer tokens saves too little.
-_COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
-# Rows that are copied while the model is loaded: text seldom needs more, and fewer are a part of them.
-_COPIED_AHEAD = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What is fixed when a model is loaded."""
-
-    model_path: Path
-    mtp_path: Path | None = None  # a file with the MTP head, where the model's own file has none
-    n_ctx: int = 4096  # tokens; 0 = what the model was trained for
-    n_threads: int | None = None  # None = one per physical core
-    n_gpu_layers: int | None = None  # None = all
-    max_depth: int = 0  # deepest drafted node of the policies to come; 0 = decode plainly, do not load the MTP head
-    max_nodes: int = 0  # most drafted nodes of a tree
-    max_copied: int = 0  # longest text that is copied; trees with copied nodes have no more nodes than that and the root
-    draft_vocab: int | None = None  # tokens that drafts choose from, counted from the first; 0 = all, None = by the text so far
-    # The type of the rows of the output matrix that drafts read, as GGUF names it: SAME = as they are, None =
-    # Q8_0 where they have 16 bits a weight.
-    draft_head_type: str | None = None
-    verbose: bool = False  # show llama.cpp's own log
-    # Look for the best tokens of a tree's rows where the rows are computed; None = on a GPU, where that saves fetching the rows.
-    # On a CPU it would only be more work: rows are read in place there, and only those on the accepted path.
-    best_on_device: bool | None = None
-
-    @property
-    def max_tree(self) -> int:
-        """Most nodes of a tree, the root included."""
-        return max(self.max_nodes, self.max_copied) + 1
 
 
 class Session:
@@ -108,10 +63,8 @@ class Session:
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_levels = 0  # of what was drafted in this step
         self._n_walked = 0  # rows of the last pass whose arg-max is known
-        self.n_draft_vocab = 0  # tokens that drafts choose from at present; 0 where nothing is drafted
-        self._vocab_chooser: DraftVocab | None = None
-        self._head_type: GGMLQuantizationType | None = None  # of the copy that drafts read
-        self._draft_vocab: DraftVocab | None = None  # the chooser while it is asked
+        self._draft_rows: DraftRows | None = None
+        self._draft_vocab: DraftVocab | None = None  # chooses how many they are, while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
         self._set_shape(ROOT_ONLY)
         try:
@@ -144,23 +97,24 @@ class Session:
         self._has_head = (head or info).has_mtp
         self._pass_bytes = _pass_bytes(info.pass_bytes, head.pass_bytes if head else None)
         self._llama.llama_backend_init()
-        self.model = self._load_model(options.model_path)
+        self._n_ctx = options.n_ctx or info.n_ctx_train
+        opener = Opener(self._llama, self._api, options, self._n_ctx, self._log, self._stop_loading)
+        self.model = opener.load(options.model_path, has_head=self._has_head)
         self.vocab = self._llama.llama_model_get_vocab(self.model)
         self.n_vocab = int(self._llama.llama_vocab_n_tokens(self.vocab))
         if options.mtp_path is not None and options.max_depth > 0:
-            self._mtp_model = self._load_model(options.mtp_path)
+            self._mtp_model = opener.load(options.mtp_path, has_head=self._has_head)
 
-        self._n_ctx = options.n_ctx or info.n_ctx_train
-        self.ctx = self._new_context(self.model, mtp=False)
+        self.ctx = opener.target(self.model)
         if info.memory_kind != "attention":
-            self._checkpoints = Checkpoints(self._llama, self.ctx, _SEQ)
+            self._checkpoints = Checkpoints(self._llama, self.ctx, _SEQ, options.checkpoint_bytes)
         self._best_on_device = options.best_on_device
         if self._best_on_device is None:
             # the output matrix is the first thing that goes to a GPU
             self._best_on_device = bool(self._llama.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
         self._vocab_piece = ctypes.create_string_buffer(256)
-        self._batch = self._llama.llama_batch_init(_N_BATCH, 0, 1)
-        self._limits = self._open_drafter()
+        self._batch = self._llama.llama_batch_init(N_BATCH, 0, 1)
+        self._limits = self._open_drafter(opener)
 
         # Buffers of the hot path, as ctypes arrays: after a pass over the weights nothing of Python is left in the processor's
         # caches, and NumPy's conversions touch several times as much memory as these do.
@@ -171,64 +125,7 @@ class Session:
         self._pair_tokens_address = ctypes.addressof(self._pair_tokens)
         self._pair_rows_address = ctypes.addressof(self._pair_rows)
 
-    def _load_model(self, path: Path) -> Any:
-        params = self._llama.llama_model_default_params()
-        params.load_mtp = self._options.max_depth > 0 and self._has_head
-        if self._options.n_gpu_layers is not None:
-            params.n_gpu_layers = self._options.n_gpu_layers
-        # An exception cannot pass through the library: Ctrl-C has to be a flag that is asked for.
-        progress = self._llama.llama_progress_callback(lambda _fraction, _user_data: not self._stop_loading())
-        params.progress_callback = progress
-        model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
-        if not model:
-            raise ModelFileError(
-                f"llama.cpp cannot load {path}: {self._log.last_error()}; entmtp-local info {shlex.quote(str(path))} tells what "
-                "it needs and what this machine has."
-            )
-        return model
-
-    def _new_context(self, model: Any, *, mtp: bool) -> Any:
-        if mtp or self._options.max_depth == 0:
-            return self._create_context(model, mtp=mtp, n_stored=0)
-        if self._api.recurrent_trees(model):
-            context = self._create_context(model, mtp=False, n_stored=0)
-            code = self._api.reserve(context, self._options.max_tree)
-            if code == native.OK:
-                return context
-            self._llama.llama_free(context)
-            if code != native.UNSUPPORTED:
-                raise EngineError(
-                    f"there is no memory for trees of {self._options.max_nodes} drafted tokens; "
-                    "choose a smaller --policy or a smaller -c."
-                )
-        # recurrent layers go back to states that are stored at every token; other models store nothing
-        return self._create_context(model, mtp=False, n_stored=self._options.max_depth)
-
-    def _create_context(self, model: Any, *, mtp: bool, n_stored: int) -> Any:
-        options = self._options
-        params = self._llama.llama_context_default_params()
-        params.n_batch = params.n_ubatch = max(_N_BATCH, 2 * (options.max_depth + 2))
-        # llama.cpp cuts the batch down to a smaller context, and aborts when a chain that can be rolled back exceeds it
-        params.n_ctx = max(self._n_ctx, params.n_batch)
-        params.n_seq_max = 1
-        params.n_outputs_max = options.max_tree
-        params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
-        params.no_perf = True
-        params.swa_full = False
-        if mtp:
-            params.ctx_type = _CONTEXT_TYPE_MTP
-            params.ctx_other = self.ctx
-        else:
-            params.n_rs_seq = n_stored
-        context = self._llama.llama_init_from_model(model, params)
-        if not context:
-            raise EngineError(
-                f"llama.cpp cannot create a context of {self._n_ctx} tokens for {options.model_path}: "
-                f"{self._log.last_error()}; try a smaller -c."
-            )
-        return context
-
-    def _open_drafter(self) -> Limits:
+    def _open_drafter(self, opener: Opener) -> Limits:
         options, api = self._options, self._api
         if options.max_depth == 0:
             return Limits(trees=False, max_depth=0, max_nodes=0, reason="")
@@ -240,7 +137,7 @@ class Session:
         if support == native.SUPPORT_NONE:
             return self._no_drafts(reason)
         model = self._mtp_model or self.model
-        self._ctx_mtp = self._new_context(model, mtp=True)
+        self._ctx_mtp = opener.drafter(model, self.ctx)
         head = api.head(self._ctx_mtp)
         max_depth = int(api.max_depth(self.ctx))
         trees = bool(support == native.SUPPORT_TREE)
@@ -252,7 +149,12 @@ class Session:
         self.drafts_trees = trees or (head == native.HEAD_SINGLE and api.support(self._ctx_mtp, None, 0) == native.SUPPORT_TREE)
         api.set_nextn(self.ctx, True, False)
         api.set_nextn(self._ctx_mtp, True, True)
-        self._choose_head_type(int(self._llama.llama_model_n_embd(model)))
+        n_embd = int(self._llama.llama_model_n_embd(model))
+        self._draft_rows = DraftRows(api, self._ctx_mtp, self.n_vocab, n_embd, self._pass_bytes, options.draft_head_type)
+        if refused := self._draft_rows.refused:
+            self.notices.append(
+                f"drafting from the output matrix as it is: it cannot be had in {refused}, or would be no smaller."
+            )
         wanted = options.draft_vocab
         if self.set_draft_vocab(wanted) == self.n_vocab and wanted and wanted < self.n_vocab:
             self.notices.append("drafting from the whole vocabulary: this model's drafts cannot be restricted to a part of it.")
@@ -277,7 +179,7 @@ class Session:
         for model in (self._mtp_model, self.model):
             if model:
                 self._llama.llama_model_free(model)
-        self._batch = self._ctx_mtp = self.ctx = self._mtp_model = self.model = self.vocab = None
+        self._batch = self._ctx_mtp = self.ctx = self._mtp_model = self.model = self.vocab = self._draft_rows = None
         self._llama = _Closed()
         self._api = cast(native.Api, self._llama)
 
@@ -374,7 +276,7 @@ class Session:
         n_kept = self._keep_prefix(prompt)
         while len(self._tokens) < len(prompt) and not stop():
             n_past = len(self._tokens)
-            chunk = prompt[n_past : n_past + _N_BATCH]
+            chunk = prompt[n_past : n_past + N_BATCH]
             self._prefill_chunk(chunk, n_past, wants_logits=n_past + len(chunk) == len(prompt))
         return len(self._tokens) - n_kept
 
@@ -435,18 +337,21 @@ class Session:
             self.checkpoint()
         return computed
 
-    def state(self, max_bytes: int | None = None) -> State | None:
+    def state_bytes(self) -> tuple[int, int]:
+        """How much `state` has to copy in main memory, and how much it gives in all, in bytes."""
+        contexts = [self.ctx] if self._ctx_mtp is None or self._shares_memory() else [self.ctx, self._ctx_mtp]
+        copied = sum(int(self._llama.llama_state_seq_get_size_ext(context, _SEQ, WHOLE)) for context in contexts)
+        return copied, copied + sum(len(each.data) for each in self._checkpoints or ())
+
+    def state(self) -> State | None:
         """What the contexts hold, to be loaded into a session of the same model and build.
 
         The hidden row of the last token is not part of it: what goes on from the last token computes that one again, which on
         recurrent layers takes a checkpoint before it.
 
-        Args:
-            max_bytes: of the target's part; a copy of it is made in memory.
-        Returns: None where the engine gives none or it is larger.
+        Returns: None where the engine gives none; it is copied in main memory.
         """
-        size = self._llama.llama_state_seq_get_size_ext(self.ctx, _SEQ, WHOLE)
-        if (max_bytes is not None and size > max_bytes) or not self._tokens or not self._truncate_mtp(len(self._tokens)):
+        if not self._tokens or not self._truncate_mtp(len(self._tokens)):
             return None
         mtp: Any = b""
         if self._ctx_mtp is not None and not self._shares_memory():
@@ -538,8 +443,8 @@ class Session:
             self._set_shape(shape)
         n = shape.n_nodes
         vocab = self._draft_vocab
-        if vocab is not None and vocab.due(shape.max_depth):
-            self._cut_vocab(vocab.size)
+        if vocab is not None and vocab.due(shape.max_depth) and self._draft_rows is not None:
+            self._draft_rows.cut(vocab.size)
         code = self._api.mtp_draft(
             self._ctx_mtp,
             _SEQ,
@@ -577,6 +482,10 @@ class Session:
         tokens = tree.tokens
         self._tokens.extend(tokens[node] for node in path)
 
+    def wait(self) -> None:
+        """Wait for the device; `verify` returns before it is done."""
+        self._llama.llama_synchronize(self.ctx)
+
     def discard(self) -> None:
         """Forget a verified tree that will not be committed."""
         if self._api.commit(self.ctx, _SEQ, -1) != native.OK:
@@ -611,111 +520,21 @@ class Session:
             size: 0 for the whole vocabulary, None to follow the text; what was learnt of it before is kept.
         Returns: tokens that drafts choose from; the whole vocabulary's number where the model or the engine allows no less.
         """
-        self._draft_vocab = None
-        if self._ctx_mtp is None:
+        if self._draft_rows is None:
             return self.n_vocab
-        if size is not None and not 0 <= size < self.n_vocab:
-            size = 0
-        step = native.VOCAB_STEP
-        if size is None:
-            if self._vocab_chooser is None:
-                self._api.mtp_set_head_type(self._ctx_mtp, -1)  # not a copy of half the vocabulary
-                rounded = self.n_vocab // 2 // step * step
-                n = int(self._api.mtp_set_vocab(self._ctx_mtp, rounded))
-                if not 0 < n < self.n_vocab:
-                    return self._cut_vocab(0)
-                self._vocab_chooser = DraftVocab(self.n_vocab, n - rounded, self._pass_bytes)
-            self._draft_vocab = self._vocab_chooser
-            size = self._vocab_chooser.size
-        return self._cut_vocab(-(-size // step) * step)
+        n = self._draft_rows.choose(size)
+        self._draft_vocab = self._draft_rows.following
+        return n
+
+    @property
+    def n_draft_vocab(self) -> int:
+        """Tokens that drafts choose from at present; 0 where nothing is drafted."""
+        return self._draft_rows.n if self._draft_rows is not None else 0
 
     @property
     def draft_head_type(self) -> str | None:
         """Type of the copy of the head that drafts read; None where they read the head itself."""
-        return self._head_type.name if self._head_type is not None else None
-
-    def _choose_head_type(self, n_embd: int) -> None:
-        """Whether drafts read a copy of the head's rows in a smaller type, and what a row then has."""
-        wanted, own = self._options.draft_head_type, 8 * self._pass_bytes.row / n_embd
-        if wanted == SAME or (wanted is None and (own < _COPY_FROM_BITS or self.n_vocab <= _COPIED_AHEAD)):
-            return
-        kind = GGMLQuantizationType[wanted or _COPY_TYPE]
-        n_values, n_bytes = GGML_QUANT_SIZES[kind]
-        if (
-            self._api.mtp_set_vocab(self._ctx_mtp, _COPIED_AHEAD) > 0
-            and self._api.mtp_set_head_type(self._ctx_mtp, kind) == native.OK
-        ):
-            self._head_type = kind
-            self._pass_bytes = replace(self._pass_bytes, row=n_embd * n_bytes / n_values)
-        elif wanted is not None:
-            self.notices.append(
-                f"drafting from the output matrix as it is: it cannot be had in {wanted}, or would be no smaller."
-            )
-
-    def _cut_vocab(self, size: int) -> int:
-        # the whole vocabulary is not copied on the way to a part of it
-        kind = -1 if self._head_type is None or (size == 0 and self._draft_vocab is not None) else self._head_type
-        if kind < 0:
-            self._api.mtp_set_head_type(self._ctx_mtp, kind)
-        n = int(self._api.mtp_set_vocab(self._ctx_mtp, size))
-        if kind >= 0 and self._api.mtp_set_head_type(self._ctx_mtp, kind) != native.OK:
-            self._head_type = None
-        self.n_draft_vocab = n if n > 0 else self.n_vocab
-        return self.n_draft_vocab
-
-    def verification_seconds(
-        self, sizes: Sequence[int], limit: float = 3.0, *, keep: bool = False, stop: Callable[[], bool] = lambda: False
-    ) -> dict[int, float]:
-        """Seconds that chains of so many nodes take to verify, the least of as many passes as there is time for.
-
-        Args:
-            sizes: nodes, the root included; those that do not fit are left out.
-            limit: seconds after which no more is measured than what one and four nodes take.
-            keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
-            stop: polled between passes; what is found then may be little.
-        """
-        if not keep:
-            self.clear()
-        trees = self._chains(sorted(sizes, key=lambda size: (size not in (1, 4), size)))
-        found: dict[int, float] = {}
-        end = perf_counter() + limit
-        # Round by round, so that something else on this machine makes no single size dear. The first pass of a size builds its
-        # graph, which counts only where there is no time for another.
-        for i in range(_N_ROUNDS):
-            for size, tree in trees.items():
-                if stop() or (perf_counter() > end and (i > 0 or size not in (1, 4))):
-                    continue
-                taken = self._verified_in(tree)
-                if size == 1:
-                    # plain decoding has nothing in between, and is faster for it
-                    taken = min(taken, self._verified_in(tree))
-                found[size] = taken if i < 2 else min(found[size], taken)
-        if not keep:
-            self.clear()
-        return found
-
-    def warm_up(self, sizes: Sequence[int], limit: float = 1.0) -> None:
-        """Have the engine build what verifying so many nodes takes, rather than when tokens are waited for.
-
-        Does nothing behind committed tokens, which stay.
-
-        Args:
-            limit: seconds after which no more is begun; what is left is built when it is needed.
-        """
-        if self._tokens:
-            return
-        end = perf_counter() + limit
-        for tree in self._chains(sizes).values():
-            if perf_counter() < end:
-                self._verified_in(tree)
-        self.clear()
-
-    def _chains(self, sizes: Sequence[int]) -> dict[int, DraftTree]:
-        """Chains of so many nodes; those that cannot be verified are left out."""
-        # recurrent layers go back along a chain no further than they store states, which is as far as drafts go
-        most = self._limits.max_nodes if self._limits.trees else min(self._limits.max_nodes, self._limits.max_depth)
-        room = min(most + 1, self._n_ctx - self.n_past)
-        return {size: DraftTree(TreeShape.chain(size - 1), (0,) * size) for size in sizes if size <= room}
+        return self._draft_rows.type_name if self._draft_rows is not None else None
 
     @contextmanager
     def steady_draft_vocab(self) -> Iterator[None]:
@@ -728,44 +547,6 @@ class Session:
         finally:
             if follows:
                 self.set_draft_vocab(None)
-
-    def _verified_in(self, tree: DraftTree) -> float:
-        begin = perf_counter()
-        self.verify(tree)
-        self._llama.llama_synchronize(self.ctx)
-        taken = perf_counter() - begin
-        self.discard()
-        return taken
-
-    def draft_seconds(
-        self, shapes: Sequence[TreeShape], limit: float = 3.0, *, stop: Callable[[], bool] = lambda: False
-    ) -> list[float]:
-        """Seconds that drafting each shape takes, the least of some drafts. The session is empty afterwards."""
-        self.clear()
-        self.prefill([0], lambda: False)
-        self.start(0)
-        root = DraftTree(ROOT_ONLY, (0,))
-
-        def advance() -> None:
-            # a draft needs a token that the head has not seen
-            self.verify(root)
-            self.commit(root, (0,))
-            self.follow(root, (0,), 0)
-
-        end = perf_counter() + limit
-        found = [self._least_seconds(partial(self.draft, shape), advance, 0.0 if stop() else end) for shape in shapes]
-        self.clear()
-        return found
-
-    def _least_seconds(self, work: Callable[[], object], undo: Callable[[], None], end: float) -> float:
-        """The least of some runs. The first one builds a graph; where runs take long, that is little of them."""
-        taken: list[float] = []
-        while len(taken) < 4 and (not taken or perf_counter() < end):
-            begin = perf_counter()
-            work()
-            taken.append(perf_counter() - begin)
-            undo()
-        return min(taken[1:] or taken)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The target's logits at an output row of the last pass, as the model gave them; row -1 is the prompt's last.
@@ -878,19 +659,3 @@ class _Closed:
 def _pass_bytes(target: PassBytes, head: PassBytes | None) -> PassBytes:
     """Of a model whose head is perhaps in another file, which may leave the output matrix to the model's."""
     return target if head is None else PassBytes(target.target, head.level, head.row or target.row)
-
-
-def physical_cores() -> int:
-    """Cores to compute on: hyper-threads share the vector units that decoding needs."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        blocks = Path("/proc/cpuinfo").read_text().split("\n\n")
-    except OSError:
-        return available
-    cores = set()
-    for block in blocks:
-        fields = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
-        entries = {key.strip(): value.strip() for key, value in fields.items()}
-        if "core id" in entries:
-            cores.add((entries.get("physical id"), entries["core id"]))
-    return max(1, min(available, len(cores) or available))

@@ -1,18 +1,21 @@
 """A session's state in a file: what its contexts hold of a conversation, so that it need not be computed again.
 
 The engine trusts what it is given, so a file is read in full and compared with its checksum before the engine sees any of it.
+Neither reading nor writing copies a part: states of long conversations have gigabytes.
 Layout: magic, version (u32), length of the header (u32), header (JSON), the parts one after another, BLAKE2b of all before.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from entmtp_local.errors import StateError
 from entmtp_local.files import open_file, replace_file
@@ -22,6 +25,7 @@ _MAGIC = b"EntMTPst"
 _PREFIX = struct.Struct("<8sII")
 _DIGEST = 32
 _MAX_HEADER = 1 << 26  # a million tokens have 8 MB
+_CHUNK = 1 << 26  # Ctrl-C waits for no more than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,6 @@ class State:
     target: Any
     mtp: Any
     checkpoints: tuple[tuple[int, Any], ...] = ()
-
-    @property
-    def n_bytes(self) -> int:
-        return len(self.target) + len(self.mtp) + sum(len(data) for _, data in self.checkpoints)
 
 
 def save_state(path: Path, state: State, identity: Mapping[str, str]) -> None:
@@ -64,8 +64,9 @@ def save_state(path: Path, state: State, identity: Mapping[str, str]) -> None:
     digest = hashlib.blake2b(digest_size=_DIGEST)
     with replace_file(path, private=True) as file:
         for part in (_PREFIX.pack(_MAGIC, VERSION, len(header)), header, *parts):
-            digest.update(part)
-            file.write(part)
+            for chunk in _chunks(part):
+                digest.update(chunk)
+                file.write(chunk)
         file.write(digest.digest())
 
 
@@ -76,36 +77,56 @@ def load_state(path: Path, identity: Mapping[str, str]) -> State:
     """
     try:
         with open_file(path) as file:
-            data = memoryview(file.read())
+            return _read(file, path, identity)
     except OSError as error:
         raise StateError(f"the saved state {path} cannot be read ({error.strerror or error}).") from None
     except MemoryError:
         raise StateError(f"there is no memory to read the saved state {path}.") from None
+
+
+def _read(file: IO[bytes], path: Path, identity: Mapping[str, str]) -> State:
     damaged = StateError(f"the saved state {path} is damaged.")
-    if len(data) < _PREFIX.size + _DIGEST:
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+
+    def take(n: int) -> Any:
+        data = (ctypes.c_uint8 * n)()
+        for chunk in _chunks(data):
+            if file.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
+                raise damaged
+            digest.update(chunk)
+        return data
+
+    n_left = os.fstat(file.fileno()).st_size - _PREFIX.size - _DIGEST
+    if n_left < 0:
         raise damaged
-    magic, version, n_header = _PREFIX.unpack_from(data)
+    magic, version, n_header = _PREFIX.unpack(take(_PREFIX.size))
     if magic != _MAGIC:
         raise damaged
     if version != VERSION:
         raise StateError(f"the saved state {path} has version {version}, and this program reads version {VERSION}.")
-    if hashlib.blake2b(data[:-_DIGEST], digest_size=_DIGEST).digest() != bytes(data[-_DIGEST:]):
+    if n_header > min(n_left, _MAX_HEADER):
         raise damaged
     try:
-        header = json.loads(bytes(data[_PREFIX.size : _PREFIX.size + n_header]))
-        if header["identity"] != dict(identity):
-            raise StateError(f"the saved state {path} is of {_difference(header['identity'], identity)}.")
+        header = json.loads(bytes(take(n_header)))
+        theirs = dict(header["identity"])
         tokens = tuple(_numbers(header["tokens"]))
         sizes, places = list(_numbers(header["sizes"])), list(_numbers(header["checkpoints"]))
-        if len(sizes) != 2 + len(places) or sum(sizes) != len(data) - _PREFIX.size - n_header - _DIGEST:
-            raise damaged
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged from None
-    parts, at = [], _PREFIX.size + n_header
-    for size in sizes:
-        parts.append(data[at : at + size])
-        at += size
+    if len(sizes) != 2 + len(places) or sum(sizes) != n_left - n_header:
+        raise damaged
+    parts = [take(size) for size in sizes]
+    if file.read() != digest.digest():
+        raise damaged
+    if theirs != dict(identity):
+        raise StateError(f"the saved state {path} is of {_difference(theirs, identity)}.")
     return State(tokens, parts[0], parts[1], tuple(zip(places, parts[2:], strict=True)))
+
+
+def _chunks(data: Any) -> Iterator[memoryview]:
+    view = memoryview(data).cast("B")
+    for at in range(0, len(view), _CHUNK):
+        yield view[at : at + _CHUNK]
 
 
 def _numbers(values: Any) -> Iterator[int]:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from entmtp_local.errors import EngineError, ModelFileError, UsageError
 from entmtp_local.native import library
+from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.log import LogCapture
-from entmtp_local.native.session import physical_cores
 from scripts.reference.widen_vocabulary import F32, F64, I64, logsumexp
 
 _TYPE_F32 = 0  # enum ggml_type

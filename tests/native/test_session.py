@@ -17,6 +17,7 @@ from native.conftest import other_back_end
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.native.timing import verification_seconds, warm_up
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
@@ -133,19 +134,19 @@ def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
 def test_costs_of_verification(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:7") as session:
         session.prefill(PROMPT, lambda: False)
-        found = session.verification_seconds((1, 2, 3, 4, 6, 8, 12), limit=60.0)
+        found = verification_seconds(session, (1, 2, 3, 4, 6, 8, 12), limit=60.0)
         assert sorted(found) == [1, 2, 3, 4, 6, 8], "12 nodes do not fit"
         assert all(seconds > 0 for seconds in found.values())
         assert session.n_past == 0
         # a machine on which passes take long is not kept waiting
-        assert sorted(session.verification_seconds((1, 2, 3, 4, 6, 8), limit=0.0)) == [1, 4]
+        assert sorted(verification_seconds(session, (1, 2, 3, 4, 6, 8), limit=0.0)) == [1, 4]
         assert len(run(session, PROMPT, "chain:7", 20)[0].tokens) == 20
 
 
 @pytest.mark.parametrize(("kind", "most"), [("nemotron_h_moe", 9), ("bailingmoe3", 9), ("step35", 4), ("glm4moe", 16)])
 def test_no_chain_is_measured_that_cannot_be_rolled_back(tiny: Path, kind: str, most: int) -> None:
     with open_session(tiny, kind, "entmtp") as session:
-        found = session.verification_seconds((1, 2, 4, 9, 10, 16), limit=60.0)
+        found = verification_seconds(session, (1, 2, 4, 9, 10, 16), limit=60.0)
         assert max(found) == most
         assert len(run(session, PROMPT, "chain:3", 20)[0].tokens) == 20
 
@@ -384,23 +385,23 @@ def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:3") as session:
         expected, drafts = run(session, PROMPT, "chain:3", 30)
         n_past = session.n_past
-        session.warm_up((1, 2, 4))
+        warm_up(session, (1, 2, 4))
         assert session.n_past == n_past > 0
         session.clear()
-        session.warm_up((1, 2, 4, 64))
+        warm_up(session, (1, 2, 4, 64))
         assert session.n_past == 0
         found, again = run(session, PROMPT, "chain:3", 30)
         assert found.tokens == expected.tokens
         session.clear()
-        session.warm_up((1, 2, 4), limit=0.0)
+        warm_up(session, (1, 2, 4), limit=0.0)
         assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
 
 
 def test_measuring_costs_says_nothing_of_the_text() -> None:
     with Session.open(SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3)) as session:
+        chooser = session._draft_vocab
         with session.steady_draft_vocab():
             assert session._draft_vocab is None
             session.prefill([0] * 64, lambda: False)
-        chooser = session._draft_vocab
-        assert chooser is session._vocab_chooser
+        assert session._draft_vocab is chooser
         assert chooser is None or chooser._seen == 0

@@ -60,6 +60,8 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been(tiny: Path, tmp_path: Path
         session.prefill(said, lambda: False)
         state = session.state()
         assert state is not None
+        sizes = [len(state.target), len(state.mtp), *(len(data) for _, data in state.checkpoints)]
+        assert session.state_bytes() == (sum(sizes[:2]), sum(sizes))
         save_state(path, state, IDENTITY)
         expected, _ = run(session, [*said, *OTHER], policy, 25)
     with open_session(tiny, kind, policy) as session:
@@ -95,7 +97,7 @@ def test_a_state_holds_for_other_policies_and_contexts(tiny: Path, kind: str) ->
         session.checkpoint()
         said = session.tokens
         state = session.state()
-        assert state is not None and session.state(max_bytes=10) is None
+        assert state is not None
     for policy, n_ctx in (("chain:3", 512), ("chain:1", 2048), ("tree:wide", 1024), ("chain:5", 1024)):
         with open_session(tiny, kind, policy, n_ctx=n_ctx) as session:
             session.load_state(state)
@@ -109,7 +111,9 @@ def small_state() -> State:
     return State((1, 2, 3), b"target" * 20, b"mtp", ((2, b"two"),))
 
 
-def test_a_file_comes_back_as_it_was_and_is_its_owners_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_a_file_comes_back_as_it_was_and_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(state_file, "_CHUNK", chunk)
     path = tmp_path / "folder" / "state"
     save_state(path, small_state(), IDENTITY)
     assert path.stat().st_mode & 0o077 == 0
@@ -167,7 +171,25 @@ def test_old_checkpoints_make_room_for_new_ones() -> None:
     for n_past in (1, 5, 9):
         kept.add(Checkpoint(n_past, b"1234"))
     assert kept.positions == [5, 9]
-    kept.add(Checkpoint(12, b"x" * 50))
+    kept.add(Checkpoint(12, b"x" * 10))
     assert kept.positions == [12]
+    kept.add(Checkpoint(13, b"x" * 11))
+    assert kept.positions == [12], "there is no room for it"
     kept.forget_after(11)
     assert kept.positions == [] and kept.restore(11) == 0
+
+
+def test_no_more_memory_is_used_for_checkpoints_than_is_given(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "off") as session:
+        session.prefill(PROMPT, lambda: False)
+        assert session.checkpoint()
+        state = session.state()
+        assert state is not None
+        n_bytes = len(state.checkpoints[0][1])
+    for room, places in ((2 * n_bytes, [30, 40]), (n_bytes, [40]), (n_bytes - 1, [])):
+        with open_session(tiny, "qwen35", "off", checkpoint_bytes=room) as session:
+            for n in (20, 30, 40):
+                session.prefill(PROMPT[:n], lambda: False)
+                assert session.checkpoint() == bool(places)
+            state = session.state()
+            assert state is not None and [n_past for n_past, _ in state.checkpoints] == places

@@ -49,6 +49,10 @@ def test_reasoning_is_dropped_from_earlier_answers() -> None:
     )
 
 
+def test_texts_are_put_together_without_widths() -> None:
+    assert ChatTemplate("{{ '<think{}{x}>'.format(':a', x='b') }}").render([USER]) == "<think:ab>"
+
+
 def test_blocks_are_trimmed_as_templates_expect() -> None:
     assert ChatTemplate("a\n    {% if true %}\nb\n    {% endif %}\nc").render([USER]) == "a\nb\nc"
 

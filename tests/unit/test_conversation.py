@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fakes import EOG, SPECIAL, WORDS, encode
 
 from entmtp_local.chat.conversation import Conversation
@@ -183,6 +184,59 @@ def test_templates_that_want_reasoning_apart_get_it_so() -> None:
     conversation = new_conversation(source)
     conversation.answered(conversation.ask("Hi</think>"), "<think>\nhm\n</think>\n\nhello", None)
     assert conversation.ask("And?").text == "[-][Hi</think>][hm][hello][-][And?]"
+
+
+HARMONY = (
+    "{%- for m in messages %}{%- if '<|channel|>' in m.content %}{{ raise_exception('tags in content') }}{% endif -%}"
+    "{%- if m.role == 'user' %}[{{ m.content }}]{% else %}"
+    "<|channel|>final<|message|>{{ m.content }}{% endif %}{% endfor %}{% if false %}{{ message.thinking }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>hello", "hello"),
+        ("<|channel|>final<|message|>hello", "hello"),
+        ("<|channel|>analysis<|message|>it was stopped", ""),
+        ("hello", "hello"),
+    ],
+)
+def test_reasoning_in_channels_is_no_part_of_the_history(answer: str, kept: str) -> None:
+    conversation = new_conversation(HARMONY)
+    conversation.answered(conversation.ask("Hi"), answer, None)
+    assert conversation.ask("And?").text == f"[Hi]<|channel|>final<|message|>{kept}[And?]"
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        # dropped where it is apart, and not looked for in the text (DeepSeek V3.2)
+        (
+            "{%- for m in messages %}[{{ m.content }}]{% endfor %}{% if false %}{{ m.reasoning_content }}</think>{% endif %}",
+            "hello",
+        ),
+        # cut out of the text (Qwen3)
+        (
+            "{%- for m in messages %}[{{ m.content.split('</think>')[-1] }}]{% endfor %}{# m.reasoning_content #}",
+            "hello",
+        ),
+        # kept where it is apart too: the text is what the model has seen (Seed-OSS)
+        (
+            "{%- for m in messages %}{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+            "[{{ m.content }}]{% endfor %}",
+            "<think>hm</think>hello",
+        ),
+        # not asked for (ChatML)
+        ("{%- for m in messages %}[{{ m.content }}]{% endfor %}", "<think>hm</think>hello"),
+        # its mere words are no fields
+        ("Your thinking and reasoning.{%- for m in messages %}[{{ m.content }}]{% endfor %}", "<think>hm</think>hello"),
+    ],
+)
+def test_reasoning_is_fed_back_as_the_template_says(source: str, kept: str) -> None:
+    conversation = new_conversation(source)
+    conversation.answered(conversation.ask("Hi"), "<think>hm</think>hello", None)
+    assert conversation.ask("And?").text.removeprefix("Your thinking and reasoning.") == f"[Hi][{kept}][And?]"
 
 
 def test_thinking_is_told_to_the_template() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,8 @@ def test_the_largest_context() -> None:
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 256) == 256
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 767) == 512
     assert machine.largest_context(lambda n: 1000 + n, 1000 + 255) is None
+    # a window grows up to its length only
+    assert machine.largest_context(lambda n: n + 10 * min(n, 1536), 15_360 + 40_000) == 40_000 // 256 * 256
 
 
 @pytest.mark.parametrize(
@@ -180,15 +183,33 @@ def info(*arguments: str) -> list[str]:
 def test_info_with_a_kept_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, FakeSession([]))
     monkeypatch.setattr(forecast, "profile_folder", lambda: tmp_path)
-    profile(code=fit(((0.9,), (0.8,), (0.1,)))).save(profile_path(tmp_path, Path("m.gguf"), KEY))
+    kept = replace(profile(code=fit(((0.9,), (0.8,), (0.1,)))), created="2026-11-20T23:30:00+00:00")
+    kept.save(profile_path(tmp_path, Path("m.gguf"), KEY))
     lines = info()
-    assert lines[-2:] == [
+    assert lines[-3:-1] == [
         "speed          90.9 tokens/s decoded one by one",
-        "               174.7 tokens/s for code, 1.92 times (by the cost model: chain of 2)",
+        "               174.7 tokens/s for code, 1.92 times (forecast by the cost model: chain of 2)",
     ]
+    assert lines[-1].startswith("               from a quick calibration of 2026-11-20")
+    assert lines[-1].endswith("; entmtp-local calibrate m.gguf measures more")
     told = json.loads("".join(info("--json", "--n-ctx", "512")))
     assert told["speed"]["plain"] == pytest.approx(1000 / 11) and told["speed"]["tasks"][0]["task"] == "code"
-    assert told["memory"]["n_ctx"] == 512
+    assert told["memory"]["n_ctx"] == 512 and told["speed"]["created"] == "2026-11-20T23:30:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("created", "words"),
+    [
+        ("2026-11-22T23:30:00+00:00", " of 2026-11-22, today"),
+        ("2026-11-21T23:30:00+00:00", " of 2026-11-21, yesterday"),
+        ("2025-11-22", " of 2025-11-22, 365 days ago"),
+        ("2027-01-01", " of 2027-01-01"),
+        ("", ""),
+        ("\x1b[31mlast week", ""),
+    ],
+)
+def test_the_age_of_a_profile(created: str, words: str) -> None:
+    assert forecast._when(created, datetime(2026, 11, 22, 10, tzinfo=timezone.utc)) == words
 
 
 def test_info_with_a_profile_of_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

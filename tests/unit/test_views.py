@@ -11,7 +11,8 @@ from screen import Screen
 from entmtp_local.chat.blocks import Block, BlockSplitter
 from entmtp_local.chat.code import code_rows
 from entmtp_local.chat.markdown import Painter
-from entmtp_local.chat.reasoning import ReasoningSplitter
+from entmtp_local.chat.reasoning import ReasoningSplitter, opens_reasoning, without_reasoning
+from entmtp_local.chat.tags import THINK, Tags, tags_of
 from entmtp_local.chat.views import INTERVAL, MarkdownView, PlainView
 from entmtp_local.chat.wrapping import columns_of, wrap
 
@@ -209,8 +210,8 @@ def test_plain_text_ends_with_one_newline() -> None:
         assert screen.written == text.removesuffix("\n") + "\n"
 
 
-def split(text: str, inside: bool = False, size: int = 1) -> list[tuple[bool, str]]:
-    splitter = ReasoningSplitter(inside=inside)
+def split(text: str, inside: bool = False, size: int = 1, tags: Tags = THINK) -> list[tuple[bool, str]]:
+    splitter = ReasoningSplitter(tags, inside=inside)
     parts = [part for i in range(0, len(text), size) for part in splitter.feed(text[i : i + size])]
     joined: list[tuple[bool, str]] = []
     for kind, part in (*parts, *splitter.finish()):
@@ -228,6 +229,31 @@ def test_reasoning_stands_at_the_beginning_only(size: int) -> None:
     assert split("no <think>tags</think> here", size=size) == [(False, "no <think>tags</think> here")]
     assert split("<thin", size=size) == [(False, "<thin")]
     assert split("a </thin b", inside=True, size=size) == [(True, "a </thin b")]
+    # an answer that is introduced although nothing was thought
+    assert split("\n</think>yes </think>", size=size) == [(False, "yes </think>")]
+    assert split("<think></think>yes", size=size) == [(False, "yes")]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% set end = '</seed:think>' %}", "<seed:think>hm</seed:think>yes"),
+        ("{{ '<think{}>'.format(':opensource') }}", "<think:opensource>hm</think:opensource>yes"),
+        ("[THINK][/THINK]", "[THINK]hm[/THINK]yes"),
+        ("{{ '<|channel>thought\\n<channel|>' }}", "<|channel>thought\nhm<channel|>yes"),
+        ("<|channel|>final<|message|>", "<|channel|>analysis<|message|>hm<|channel|>final<|message|>yes"),
+        ("<|begin|>assistant<|think|>", "<|think|>hm<|content|>yes"),
+        ("{{ '<think>' }}", "<think>hm</think>yes"),
+        ("no tags at all", "<think>hm</think>yes"),
+    ],
+)
+def test_tags_of_other_models(template: str, text: str, size: int) -> None:
+    tags = tags_of(template)
+    assert split(text, size=size, tags=tags) == [(True, "hm"), (False, "yes")]
+    assert split(text.removeprefix(tags.begin), inside=True, size=size, tags=tags) == [(True, "hm"), (False, "yes")]
+    assert opens_reasoning(f"assistant{tags.begin}\n", tags) and not opens_reasoning(tags.begin + tags.end, tags)
+    assert without_reasoning(text, tags, inside=False) == without_reasoning("hm" + tags.end + "yes", tags, inside=True) == "yes"
 
 
 def test_blocks_are_given_as_they_end() -> None:
