@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from entmtp_local.chat.conversation import Conversation, Prompt
-from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.progress import ReadingProgress
 from entmtp_local.chat.reasoning import opens_reasoning
 from entmtp_local.chat.settings import Settings
@@ -34,7 +33,6 @@ class Answer:
         finish_reason: as of a Generation.
         stats: of all its parts, where turns were dropped meanwhile.
         steps: all of them.
-        n_interrupts: how often Ctrl-C was pressed.
         n_dropped: turns that were dropped to make room.
         policy: that of its drafts.
     """
@@ -43,7 +41,6 @@ class Answer:
     finish_reason: str
     stats: Stats
     steps: tuple[Step, ...]
-    n_interrupts: int
     n_dropped: int
     policy: str
 
@@ -72,11 +69,12 @@ class Answerer:
         self._copies = CopyDrafter()
         self.traces = False  # entropies are wanted although they are not shown
 
-    def answer(self, question: str, journal: Journal | None) -> Answer:
+    def answer(self, question: str, journal: Journal | None, interrupt: Callable[[], bool]) -> Answer:
         """Answer a question.
 
         Args:
             journal: is told what is shown.
+            interrupt: polled between passes; True ends the answer.
         Raises: ModelFileError where the template refuses; ContextFullError where there is no room for the question;
             EngineError where a pass fails. The conversation has not grown then.
         """
@@ -91,60 +89,57 @@ class Answerer:
         steps: list[Step] = []
         stats = Stats()
         sampling = settings.sampling.with_seed()
-        with Interrupt() as interrupt, self._terminal.quiet_keys():
-            while True:
-                progress = ReadingProgress(self._terminal)
+        while True:
+            progress = ReadingProgress(self._terminal)
 
-                def stop(progress: ReadingProgress = progress, n: int = len(prompt.ids) + len(tokens)) -> bool:
-                    progress.show(self._session.n_past, n)
-                    return interrupt() or text.stopped
+            def stop(progress: ReadingProgress = progress, n: int = len(prompt.ids) + len(tokens)) -> bool:
+                progress.show(self._session.n_past, n)
+                return interrupt() or text.stopped
 
-                ids = (*prompt.ids, *tokens)
-                n_read, seconds = self._read_ahead(prompt, stop)
-                with self._session.new_sampler(sampling) as sampler:
-                    generation = generate(
-                        self._session,
-                        ids,
-                        policy=settings.policy,
-                        rule=settings.rule,
-                        sampler=sampler,
-                        max_tokens=(settings.max_tokens or self._session.n_ctx) - len(tokens),
-                        stop=stop,
-                        copies=self._copies if settings.copy else None,
-                        entropies=settings.trace or self.traces,
-                    )
-                    try:
-                        for step in generation:
-                            progress.end()
-                            steps.append(step)
-                            show.step(step, text)
-                    except BaseException:
-                        progress.end()
-                        show.finish(text)
-                        raise
-                tokens += generation.tokens
-                generation.stats.n_prefilled += n_read
-                generation.stats.seconds["prefill"] += seconds
-                stats.join(generation.stats)
-                stats.n_prompt = stats.n_prompt if steps else len(ids)
-                if not self._goes_on(generation):
-                    break
+            ids = (*prompt.ids, *tokens)
+            n_read, seconds = self._read_ahead(prompt, stop)
+            with self._session.new_sampler(sampling) as sampler:
+                generation = generate(
+                    self._session,
+                    ids,
+                    policy=settings.policy,
+                    rule=settings.rule,
+                    sampler=sampler,
+                    max_tokens=(settings.max_tokens or self._session.n_ctx) - len(tokens),
+                    stop=stop,
+                    copies=self._copies if settings.copy else None,
+                    entropies=settings.trace or self.traces,
+                )
                 try:
-                    prompt, n_more = self._fitting(question, len(tokens))
-                except ContextFullError:
-                    break
-                if not n_more:
-                    break
-                n_dropped += n_more
-                sampling = replace(sampling, seed=((sampling.seed or 0) + 1) % MAX_SEED)
+                    for step in generation:
+                        progress.end()
+                        steps.append(step)
+                        show.step(step, text)
+                except BaseException:
+                    progress.end()
+                    show.finish(text)
+                    raise
+            tokens += generation.tokens
+            generation.stats.n_prefilled += n_read
+            generation.stats.seconds["prefill"] += seconds
+            stats.join(generation.stats)
+            stats.n_prompt = stats.n_prompt if steps else len(ids)
+            if not self._goes_on(generation):
+                break
+            try:
+                prompt, n_more = self._fitting(question, len(tokens))
+            except ContextFullError:
+                break
+            if not n_more:
+                break
+            n_dropped += n_more
+            sampling = replace(sampling, seed=((sampling.seed or 0) + 1) % MAX_SEED)
         show.finish(text)
         # Stopped before the first token: as if it had not been asked.
         if tokens:
             conversation.answered(prompt, text.text, None if text.stopped else tokens)
             self._session.checkpoint()
-        return Answer(
-            text.text, generation.finish_reason, stats, tuple(steps), interrupt.count, n_dropped, generation.policy.name
-        )
+        return Answer(text.text, generation.finish_reason, stats, tuple(steps), n_dropped, generation.policy.name)
 
     def _goes_on(self, generation: Generation) -> bool:
         # a grammar would begin anew in the middle of the text

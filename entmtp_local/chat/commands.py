@@ -76,7 +76,7 @@ def help_text(width: int) -> str:
     """All commands, one line each, or two where there is no room."""
     rows = [(f"/{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()]
     rows += [
-        ("Ctrl-C", "stops the answer; what was said so far stays. Clears the line, and leaves where there is none."),
+        ("Ctrl-C", "stops the answer; what was said so far stays. Clears the line; twice where there is none leaves."),
         ("Ctrl-D", "leaves."),
         ('"""', "begins a message of several lines, and ends it; Alt-Enter starts a new line in any."),
     ]

@@ -11,12 +11,17 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
+from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.quoting import goes_on
 from entmtp_local.files import open_file
 
@@ -33,20 +38,26 @@ class LineEditor:
         history: file of the lines entered before; made where there is none, and done without where it cannot be.
         complete: given the words of a line but the last, what the last may be; PATHS for files.
         term: the terminal's kind.
+        pressed: counts the times that Ctrl-C is pressed from Enter on.
     """
 
-    def __init__(self, stdin: TextIO, stdout: TextIO, history: Path, complete: Complete, term: str | None) -> None:
+    def __init__(
+        self, stdin: TextIO, stdout: TextIO, history: Path, complete: Complete, term: str | None, pressed: Interrupt
+    ) -> None:
         def size() -> Size:
             columns, rows = os.get_terminal_size(stdout.fileno())
             # a terminal that says nothing of itself
             return Size(rows or 24, columns or 80)
 
+        self._pressed = pressed
+        self._changes = False  # what is there already is being changed
+        self.cleared = False  # Ctrl-C has cleared the line
         self._session: PromptSession[str] = PromptSession(
             history=_history(history),
             completer=_Completer(complete),
             complete_while_typing=False,
             multiline=True,
-            key_bindings=_keys(),
+            key_bindings=self._keys(),
             # a request for the cursor's place would be answered into the middle of an answer
             output=Vt100_Output(stdout, size, term=term, enable_cpr=False),
             input=create_input(stdin),
@@ -61,9 +72,43 @@ class LineEditor:
 
         Args:
             default: what stands there already.
-        Raises: EOFError at Ctrl-D, and at Ctrl-C, where nothing has been entered.
+        Raises: EOFError at Ctrl-D where nothing has been entered, KeyboardInterrupt at Ctrl-C there and where something is
+            changed that stood there already.
         """
-        return self._session.prompt(prompt, default=default)
+        self._changes, self.cleared = bool(default), False
+        entry = self._session.prompt(prompt, default=default, handle_sigint=False)
+        # Ctrl-C behind Enter that came before it was a signal again
+        keys = [*get_typeahead(self._session.input), *self._session.input.read_keys()]
+        self._pressed.count += sum(key.key == Keys.ControlC for key in keys)
+        store_typeahead(self._session.input, [key for key in keys if key.key != Keys.ControlC])
+        return entry
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+        # not while the history is searched, where these keys end the search
+        edits = has_focus(DEFAULT_BUFFER)
+
+        @keys.add("enter", filter=edits)
+        def accept(event: KeyPressEvent) -> None:
+            if goes_on(event.current_buffer.text):
+                event.current_buffer.newline()
+            else:
+                self._pressed.take()
+                event.current_buffer.validate_and_handle()
+
+        @keys.add("escape", "enter", filter=edits)
+        def newline(event: KeyPressEvent) -> None:
+            event.current_buffer.newline()
+
+        @keys.add("c-c", filter=edits)
+        def clear_or_leave(event: KeyPressEvent) -> None:
+            if event.current_buffer.text and not self._changes:
+                event.current_buffer.reset()
+                self.cleared = True
+            else:
+                event.app.exit(exception=KeyboardInterrupt)
+
+        return keys
 
 
 def _history(path: Path) -> History:
@@ -90,30 +135,6 @@ class _SafeHistory(FileHistory):
             return list(super().load_history_strings())
         except OSError:
             return []
-
-
-def _keys() -> KeyBindings:
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def accept(event: KeyPressEvent) -> None:
-        if goes_on(event.current_buffer.text):
-            event.current_buffer.newline()
-        else:
-            event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    def newline(event: KeyPressEvent) -> None:
-        event.current_buffer.newline()
-
-    @keys.add("c-c")
-    def clear_or_leave(event: KeyPressEvent) -> None:
-        if event.current_buffer.text:
-            event.current_buffer.reset()
-        else:
-            event.app.exit(exception=EOFError)
-
-    return keys
 
 
 class _Completer(Completer):

@@ -12,7 +12,6 @@ from pathlib import Path
 from entmtp_local.chat.answer import N_ANSWER, Answer, Answerer
 from entmtp_local.chat.commands import COMMANDS, PATHS, Ask, Command, Edit, Leave
 from entmtp_local.chat.conversation import Conversation
-from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.quoting import unquoted
 from entmtp_local.chat.settings import Settings
@@ -89,29 +88,9 @@ class Repl:
             self.terminal.note("/help lists the commands, Ctrl-D leaves.")
             self.terminal.use_editor(self._complete)
         try:
-            while not self._leaving:
-                try:
-                    entry = self.terminal.read_entry()
-                except EOFError:
-                    if interactive:
-                        self.terminal.note("")
-                    break
-                except KeyboardInterrupt:
-                    return 130
-                except UsageError as error:
-                    if not interactive:
-                        raise
-                    self.terminal.note(f"error: {error}")
-                    continue
-                try:
-                    self._handle(entry)
-                except KeyboardInterrupt:
-                    # of a command; an answer and what is kept of it are never cut through
-                    if not interactive:
-                        return 130
-                    self.terminal.note("(stopped)")
-                if self._stopped and not interactive:
-                    return 130
+            code = self._loop()
+            if code is not None:
+                return code
             if self.keeper is not None:
                 self.keeper.leave()
         finally:
@@ -119,6 +98,35 @@ class Repl:
             if self.keeper is not None:
                 self.keeper.close()
         return 1 if self._failed and not interactive else 0
+
+    def _loop(self) -> int | None:
+        """Returns: the exit code of a pipe that Ctrl-C ended, None otherwise."""
+        interactive, terminal = self.terminal.interactive, self.terminal
+        with terminal.pressed, terminal.quiet_keys():
+            while not self._leaving:
+                try:
+                    entry = terminal.read_entry()
+                except EOFError:
+                    if interactive:
+                        terminal.note("")
+                    return None
+                except KeyboardInterrupt:
+                    return 130
+                except UsageError as error:
+                    if not interactive:
+                        raise
+                    terminal.note(f"error: {error}")
+                    continue
+                try:
+                    self._handle(entry)
+                except KeyboardInterrupt:
+                    # of a command; an answer and what is kept of it are never cut through
+                    if not interactive:
+                        return 130
+                    terminal.note("(stopped)")
+                if self._stopped and not interactive:
+                    return 130
+        return None
 
     def _handle(self, entry: str) -> None:
         """Act on one entry."""
@@ -137,7 +145,8 @@ class Repl:
             self._fail(f"there is no command /{name}: /help lists them.")
             return
         try:
-            action = command.run(self, argument.strip())
+            with self.terminal.pressed.raising():
+                action = command.run(self, argument.strip())
             if isinstance(action, Edit):
                 action = self._edited(action.question)
         except (EntMTPError, OSError) as error:
@@ -152,12 +161,16 @@ class Repl:
         if not self.terminal.edits:
             self.say(f"(was: {question})")
         try:
-            text = self.terminal.read_entry(question)
-        except EOFError:
-            text = ""
-        text = (text if (literal := unquoted(text)) is None else literal).strip()
-        if not text:
+            entry = self.terminal.change_entry(f'"""{question}"""' if _COMMAND.fullmatch(question) else question)
+        except (EOFError, KeyboardInterrupt):
+            entry = ""
+        text = unquoted(entry)
+        command = _COMMAND.fullmatch(entry.strip()) if text is None else None
+        text = (entry if text is None else text).strip()
+        if not text or command:
             self.say("(left as it was)")
+            if command:
+                self._command(*command.groups(default=""))
             return None
         snapshot = self.conversation.as_json()
         self.conversation.undo()
@@ -168,10 +181,8 @@ class Repl:
         question = "\n\n".join([*self.attached, ask.question])
         before = self.conversation.as_json() if ask.snapshot is None else ask.snapshot
         try:
-            # Ctrl-C between the last token and the prompt, when the answer has yet to be kept
-            with Interrupt() as late:
-                if self._answer(question, late):
-                    return
+            if self._answer(question):
+                return
         except ContextFullError as error:
             n = int(str(error)) if str(error).isdigit() else self.session.n_ctx
             dropping = " (a single message has to fit)" if self.settings.overflow == "drop" else ""
@@ -190,12 +201,12 @@ class Repl:
         self.conversation.load(before, ids=True)
         self.keep()
 
-    def _answer(self, question: str, late: Interrupt) -> bool:
-        """Args: late: counts the times that Ctrl-C is pressed outside of the answer. Returns: whether there is an answer."""
+    def _answer(self, question: str) -> bool:
+        """Returns: whether there is an answer."""
         journal = self.keeper.journal(question) if self.keeper is not None else None
         n_messages = len(self.conversation.messages)
         try:
-            answer = self._answerer.answer(question, journal)
+            answer = self._answerer.answer(question, journal, self.terminal.pressed)
         finally:
             if journal is not None:
                 journal.close()
@@ -208,10 +219,8 @@ class Repl:
             self.keep()
         self._note_trace(question, answer)
         self._report(answer)
-        n_interrupts = answer.n_interrupts + late.count
-        self._stopped = n_interrupts > 0
-        # a second Ctrl-C during the answer
-        self._leaving = self.terminal.interactive and n_interrupts > 1
+        # once or more often, in the answer or while it was kept: it is stopped, and no more than that
+        self._stopped = self.terminal.pressed.take() > 0
         return answered
 
     # -- what is told
@@ -221,7 +230,7 @@ class Repl:
         if answer.n_dropped:
             turns = "oldest question and its answer" if answer.n_dropped == 1 else f"{answer.n_dropped} oldest questions"
             self.terminal.note(f"(the context of {n_ctx} tokens was full: the model no longer sees the {turns})")
-        if answer.n_interrupts:
+        if self.terminal.pressed():
             self.terminal.note("(stopped)")
         elif answer.finish_reason == "context":
             self.terminal.note(
@@ -231,7 +240,7 @@ class Repl:
             self._failed = True
         elif answer.finish_reason == "length":
             self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
-        if self.settings.stats and self.terminal.show_stats:
+        if self.settings.stats and self.terminal.show_stats and answer.steps:
             self.terminal.note(stats_line(answer.stats, self.settings.rule, self.settings.plain_step))
 
     def say(self, text: str) -> None:

@@ -8,8 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.quoting import goes_on
 from entmtp_local.chat.stream import dimmed, without_control
 from entmtp_local.chat.wrapping import wrap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from entmtp_local.chat.editing import Complete, LineEditor
 
 PROMPT = "> "
+_CHANGES = "edit> "
 _GOES_ON = "... "
 
 
@@ -37,7 +39,9 @@ class Terminal:
 
     def __init__(self, stdin: TextIO, stdout: TextIO, stderr: TextIO, show_stats: bool) -> None:
         self.stdin, self.stdout, self.stderr, self.show_stats = stdin, stdout, stderr, show_stats
+        self.pressed = Interrupt()  # while entered: Ctrl-C raises where entries are read, and is counted elsewhere
         self._editor: LineEditor | None = None
+        self._readline: Any = None
         self._leaving = False
 
     @property
@@ -77,25 +81,54 @@ class Terminal:
             from entmtp_local.chat.editing import LineEditor
 
             history = user_data() / "entmtp-local" / "history"
-            self._editor = LineEditor(self.stdin, self.stdout, history, complete, os.environ.get("TERM"))
+            term = os.environ.get("TERM")
+            self._editor = LineEditor(self.stdin, self.stdout, history, complete, term, self.pressed)
         elif self.stdout.isatty():
             # Importing it is what switches input() over; some Pythons lack it.
             with suppress(ImportError):
-                importlib.import_module("readline")
+                self._readline = importlib.import_module("readline")
 
-    def read_entry(self, default: str = "") -> str:
+    def read_entry(self) -> str:
         """Read one entry, without its newline; one that begins with three quotation marks goes on until three more.
 
-        Args:
-            default: what stands there already, where lines are edited.
         Raises: EOFError at the end of input and where the user leaves, KeyboardInterrupt at Ctrl-C in a pipe,
             UsageError for bytes that are not UTF-8.
         """
+        while True:
+            try:
+                entry = self._read(PROMPT, "")
+            except KeyboardInterrupt:
+                if not self.interactive:
+                    raise
+                if self._editor is None:
+                    self.note("")
+                    # a line that had something on it is cleared; without readline nobody knows
+                    if self._readline is not None and self._readline.get_line_buffer():
+                        self._leaving = False
+                        continue
+                elif self._editor.cleared:
+                    self._leaving = False
+                if self._leaving:
+                    raise Leave from None
+                self._leaving = True
+                self.note("(Ctrl-C again or Ctrl-D leaves)")
+                continue
+            self._leaving = False
+            return entry
+
+    def change_entry(self, entry: str) -> str:
+        """Let an entry be changed where lines are edited, or another one be given in its place.
+
+        Raises: EOFError and KeyboardInterrupt where it is to stay as it was, UsageError for bytes that are not UTF-8.
+        """
+        return self._read(_CHANGES, entry)
+
+    def _read(self, prompt: str, default: str) -> str:
         try:
             if self._editor is not None:
-                entry = self._editor.read(PROMPT, default)
+                entry = self._editor.read(prompt, default)
             else:
-                entry = self._read_line(PROMPT)
+                entry = self._read_line(prompt)
                 while goes_on(entry):
                     try:
                         entry += "\n" + self._read_line(_GOES_ON)
@@ -104,22 +137,11 @@ class Terminal:
             entry.encode("utf-8")
         except UnicodeError:
             raise UsageError("the input is not UTF-8 text; convert it first, for instance with iconv.") from None
-        self._leaving = False
         return entry
 
     def _read_line(self, prompt: str) -> str:
-        while True:
-            try:
-                return self._raw_line(prompt)
-            except KeyboardInterrupt:
-                if not self.interactive:
-                    raise
-                self.note("")
-                # what had been typed is not known here, so that only the second Ctrl-C leaves
-                if self._leaving:
-                    raise Leave from None
-                self._leaving = True
-                self.note("(Ctrl-C again or Ctrl-D leaves)")
+        with self.pressed.raising():
+            return self._raw_line(prompt)
 
     def _raw_line(self, prompt: str) -> str:
         if self.interactive and self.stdout.isatty():

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -25,6 +22,7 @@ from entmtp_local.bench.rounds import Plan, compare_distributions, look_for_sett
 from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
+from entmtp_local.chat.interrupt import ended_by_signals
 from entmtp_local.cli.bench_models import BenchedModel
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, parse_draft_head_type, parse_draft_vocab
@@ -34,7 +32,6 @@ from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.sampling import SamplingOptions
 
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 _SWEEPS = ("quick", "full", "default")
 # Enough to tell settings apart; those that are chosen are measured in full.
@@ -175,7 +172,7 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     stock = _stock(options)
     peers = _peers(options["peers"])
     out = Progress(sys.stderr)
-    with _ended_by_signals():
+    with ended_by_signals():
         try:
             benches = [BenchedModel(i, each, options, chosen, stock, peers) for i, each in enumerate(files)]
             settings = _settings(benches, options, chosen, stock, peers)
@@ -344,28 +341,6 @@ def _version(binary: Path) -> str:
     except (OSError, ValueError, AttributeError):
         digest = ""
     return " ".join(filter(None, [*lines[:1], digest])) or "unknown"
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """While entered, signals that would end the program at once let it end its servers first."""
-    previous: dict[signal.Signals, Any] = {}
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_TERMINATED)
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # nohup's program goes on without its terminal
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, end)
-    except ValueError:
-        pass  # not the main thread, which gets no signals
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
 
 
 def _note(text: str) -> None:

@@ -11,7 +11,7 @@ import click
 
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.chat.conversation import Conversation
-from entmtp_local.chat.interrupt import Interrupt
+from entmtp_local.chat.interrupt import Interrupt, ended_by_signals
 from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.chat.repl import Repl
@@ -67,8 +67,8 @@ def chat(
     """Talk with a model.
 
     MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
-    the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt it clears the line, and leaves
-    where there is none, as Ctrl-D does. Conversations are kept in your data folder.
+    the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt it clears the line, and
+    pressed twice where there is none it leaves, as Ctrl-D does. Conversations are kept in your data folder.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
     standard output as it is, ended by a newline; everything else goes to standard error. Nothing is kept then, unless
@@ -148,7 +148,9 @@ def chat(
             repl.resume(kept[0])
         if system is not None:
             conversation.system = system  # of a conversation that goes on, too
-        code = repl.run()
+        # as the terminal was, and what was said kept
+        with ended_by_signals():
+            code = repl.run()
     sys.exit(code)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ class Person:
         self.screen = pyte.HistoryScreen(columns, 24, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
+        # keeps the terminal when the child has gone
         self.child = pexpect.spawn(
             sys.executable,
             ["-c", code, *options],
@@ -56,6 +58,11 @@ class Person:
             # a test run in the background of a shell inherits that Ctrl-C is ignored
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        self._side = os.dup(self.child.child_fd)
+
+    def close(self) -> None:
+        os.close(self._side)
+        self.child.close(force=True)
 
     def _read(self, seconds: float) -> bool:
         try:
@@ -94,6 +101,11 @@ class Person:
     def types(self, keys: str) -> None:
         self.child.send(keys)
 
+    def is_as_it_was(self) -> bool:
+        """Whether what is typed on the terminal is shown, and read by lines."""
+        wanted = termios.ECHO | termios.ICANON | termios.ISIG
+        return termios.tcgetattr(self._side)[3] & wanted == wanted
+
     def leaves(self) -> int:
         """The exit code, once the program has ended."""
         end = time.monotonic() + PATIENCE
@@ -114,7 +126,7 @@ def person(tmp_path: Path) -> Iterator[Callable[..., Person]]:
 
     yield start
     for one in opened:
-        one.child.close(force=True)
+        one.close()
 
 
 def test_markdown_history_and_completion(person: Callable[..., Person]) -> None:
@@ -171,10 +183,13 @@ def test_ctrl_c_stops_the_answer_clears_the_line_and_leaves(person: Callable[...
     one.types("\x03")
     one.sees(re.compile(r"\n>\n*$"))
     one.types("\x03")
+    one.sees("(Ctrl-C again or Ctrl-D leaves)")
+    one.at_prompt(3)
+    one.types("\x03")
     assert one.leaves() == 0
 
 
-def test_two_ctrl_c_during_an_answer_leave(person: Callable[..., Person]) -> None:
+def test_two_ctrl_c_during_an_answer_stop_it_and_no_more(person: Callable[..., Person]) -> None:
     one = person(answers="long", delay=0.05)
     one.at_prompt(1)
     one.types("Hi\r")
@@ -183,7 +198,78 @@ def test_two_ctrl_c_during_an_answer_leave(person: Callable[..., Person]) -> Non
     one.types("\x03")
     time.sleep(0.02)
     one.types("\x03")
-    assert one.leaves() == 0 and "(stopped)" in one.text
+    one.sees("(stopped)")
+    one.at_prompt(2)
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.01, 0.03, 0.1])
+def test_ctrl_c_right_after_enter_stops_the_answer(person: Callable[..., Person], wait: float) -> None:
+    one = person(answers="long, long[:20]", delay=0.02)
+    one.at_prompt(1)
+    one.types("Hi\r")
+    time.sleep(wait)
+    one.types("\x03")
+    one.sees("(stopped)")
+    one.at_prompt(2)
+    assert one.child.isalive() and "again or Ctrl-D" not in one.text
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+def test_edit_is_left_by_ctrl_c_and_by_a_command(person: Callable[..., Person]) -> None:
+    one = person()
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("one")
+    one.at_prompt(2)
+    one.types("/edit\r")
+    one.sees("edit> Hi")
+    one.at_prompt(3)
+    one.types("\x03")
+    one.sees("(left as it was)")
+    one.at_prompt(4)
+    one.types("/edit\r")
+    one.at_prompt(5)
+    one.types("\x15/undo\r")
+    one.sees("(taken back: Hi)")
+    one.at_prompt(6)
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+def test_ctrl_c_ends_the_search_in_the_history(person: Callable[..., Person]) -> None:
+    one = person()
+    one.at_prompt(1)
+    one.types("Hi\r")
+    one.sees("one")
+    one.at_prompt(2)
+    one.types("\x12H")
+    one.sees("I-search")
+    one.types("\x03")
+    one.types("Ho\r")
+    one.sees("two")
+    assert "I-search" not in one.text.split("> Ho")[1]
+    one.at_prompt(3)
+    one.types("\x04")
+    assert one.leaves() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("answering", [False, True])
+def test_signals_that_end_the_chat_leave_the_terminal_as_it_was(
+    person: Callable[..., Person], number: signal.Signals, answering: bool
+) -> None:
+    one = person(answers="long", delay=0.05)
+    one.sees("leaves.")
+    one.at_prompt(1)
+    if answering:
+        one.types("Hi\r")
+        one.sees("Some")
+    one.child.kill(number)
+    assert one.leaves() == 143
+    assert one.is_as_it_was()
 
 
 @pytest.mark.parametrize("columns", [40, 100])

@@ -74,8 +74,27 @@ def test_ctrl_c_between_the_last_token_and_the_prompt_loses_nothing(chat: Chat, 
 
     before(chat.monkeypatch, owner, name, press)
     chat(["one", "two"], "Hi", "Ho")
-    # once stops nothing that goes on, twice leaves
-    assert kept(chat) == (["Hi", "one", "Ho", "two"] if n_times == 1 else ["Hi", "one"])
+    # however often it is pressed then, it neither takes the answer back nor leaves
+    assert kept(chat) == ["Hi", "one", "Ho", "two"]
+
+
+def test_ctrl_c_between_enter_and_the_answer_stops_the_answer(chat: Chat) -> None:
+    """Wherever it comes: the answer has no token, and the question was not asked."""
+    for place in ("journal", "as_json", "ask"):
+        n = 0
+
+        def once() -> None:
+            nonlocal n
+            n += 1
+            if n == 1:
+                interrupt()
+
+        with pytest.MonkeyPatch.context() as patch:
+            before(patch, keeping.Keeper if place == "journal" else Conversation, place, once)
+            if place == "as_json":
+                n = -1  # the keeper asks for it first
+            result = chat(["never", "two"], "Hi", "Ho")
+        assert "(stopped)\n" in result.stderr and chat.asked[-1].startswith("u:Ho") and kept(chat)[0] == "Ho", place
 
 
 def test_ctrl_c_in_a_command_ends_the_command(chat: Chat) -> None:
