@@ -63,6 +63,7 @@ class Stats:
     n_prompt: int = 0
     n_prefilled: int = 0  # prompt tokens that had to be computed
     n_generated: int = 0
+    n_ends: int = 0  # tokens that ended an answer, which are not among the generated ones
     n_steps: int = 0
     n_nodes: int = 0
     n_plain_steps: int = 0  # steps that drafted nothing
@@ -127,6 +128,7 @@ class Stats:
         self.n_prompt = other.n_prompt
         self.n_prefilled += other.n_prefilled
         self.n_generated += other.n_generated
+        self.n_ends += other.n_ends
         self.n_steps += other.n_steps
         self.n_nodes += other.n_nodes
         self.n_plain_steps += other.n_plain_steps
@@ -264,6 +266,7 @@ class Generation:
             spent = StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4)
             step = Step(emitted, tree, accepted.path, spent, seen[: len(emitted)])
             stats.add(step, t5)
+            stats.n_ends += self.finish_reason == "stop"
             yield step
             if ended:
                 return

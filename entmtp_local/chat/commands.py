@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from entmtp_local.chat.clipboard import copy
 from entmtp_local.chat.reasoning import without_reasoning
 from entmtp_local.chat.settings import THINKING
-from entmtp_local.chat.stream import stats_line
+from entmtp_local.chat.stream import figures
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
 from entmtp_local.errors import EntMTPError, UsageError
@@ -98,6 +98,7 @@ def _exit(chat: Repl, argument: str) -> Action:
 def _clear(chat: Repl, argument: str) -> Action:
     chat.conversation.clear()
     chat.attached.clear()
+    chat.last = None
     if chat.keeper is not None:
         chat.keeper.new()
     chat.say("(a new conversation)")
@@ -116,6 +117,7 @@ def _undo(chat: Repl, argument: str) -> Action:
     question = chat.conversation.undo()
     if question is None:
         raise UsageError("there is nothing to take back.")
+    chat.last = None
     chat.keep()
     chat.say(f"(taken back: {_short(question)})")
     return None
@@ -175,9 +177,6 @@ def _policy(chat: Repl, argument: str) -> Action:
         if wanted.max_depth > 0 and limits.max_depth == 0:
             why = limits.reason or "the model was loaded without its MTP head"
             raise UsageError(f"nothing can be drafted: {why}. Start again with --policy {argument}, where there is a head.")
-        policy = wanted.within(limits)
-        if policy.max_nodes > limits.max_nodes > 0:
-            raise UsageError(f"{argument} drafts more than there is room for: start again with --policy {argument}.")
         chat.settings.policy, chat.settings.plain_step = chat.ready(wanted)
     chat.say(f"(policy {chat.settings.policy.name})")
     return None
@@ -292,15 +291,18 @@ def _keeper(chat: Repl) -> Keeper:
 
 
 def _stats(chat: Repl, argument: str) -> Action:
+    context = f"context: {len(chat.conversation.closed())} of {chat.session.n_ctx} tokens"
     if chat.last is None:
-        raise UsageError("there are no figures yet: nothing has been answered.")
+        if not chat.conversation.messages:
+            raise UsageError("there are no figures yet: nothing has been answered.")
+        chat.terminal.note(f"no figures of the last answer; {context}")
+        return None
     stats, total, settings = chat.last.stats, chat.total, chat.settings
-    chat.terminal.note(f"last answer: {stats_line(stats, settings.rule, settings.plain_step)}")
+    chat.terminal.note(f"last answer: {figures(stats, settings.rule, settings.plain_step)}")
     if chat.n_answers > 1:
-        chat.terminal.note(f"{chat.n_answers} answers: {stats_line(total, settings.rule, settings.plain_step)}")
+        chat.terminal.note(f"all {chat.n_answers} answers: {figures(total, settings.rule, settings.plain_step)}")
     chat.terminal.note(
-        f"prompt: {stats.n_prompt} tokens, {stats.n_prefilled} of them read in {stats.seconds['prefill']:.2f} s; "
-        f"context: {chat.session.n_past} of {chat.session.n_ctx} tokens"
+        f"prompt: {stats.n_prompt} tokens, {stats.n_prefilled} of them read in {stats.seconds['prefill']:.2f} s; {context}"
     )
     if stats.n_nodes:
         depths = ", ".join(str(n) for n in stats.accepted_per_depth)

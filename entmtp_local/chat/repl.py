@@ -276,6 +276,7 @@ class Repl:
         """
         assert self.keeper is not None
         kept = self.keeper.open(name)
+        self.last = None
         self.attached.clear()
         self.say(f"(going on with {kept.name}: {kept.n_turns} questions)")
         if self.conversation.messages and self.terminal.interactive:

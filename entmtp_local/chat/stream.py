@@ -10,6 +10,8 @@ from typing import TextIO
 from entmtp_local.engine import Stats
 from entmtp_local.speculative.verify import STRICT, AcceptanceRule
 
+# Steps from which an answer's speed can be held against the cost model's.
+_MIN_STEPS = 32
 # Models can generate escape sequences; a terminal would obey them. Tab and newline stay.
 _CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
@@ -74,21 +76,45 @@ def without_control(text: str) -> str:
 
 
 def stats_line(stats: Stats, rule: AcceptanceRule = STRICT, plain_step: float | None = None) -> str:
-    """One line of figures: rate, and where something was drafted what came of it; a rule that is not lossless is named.
+    """One line after an answer: rate, and where something was drafted what came of it; a rule that is not lossless is named.
 
     Args:
         plain_step: seconds of a step that drafts nothing, as the cost model has them.
     """
-    parts = [f"{stats.n_generated} tokens", f"{stats.tokens_per_second:.1f} t/s"]
+    parts = _rate(stats)
+    # a few steps say more of what else the machine did
+    if plain_step and stats.n_nodes and stats.n_steps >= _MIN_STEPS:
+        parts.append(_ratio(stats, plain_step))
+    return _line(parts, rule)
+
+
+def figures(stats: Stats, rule: AcceptanceRule = STRICT, plain_step: float | None = None) -> str:
+    """All figures in a line, as `stats_line` takes them."""
+    parts = _rate(stats)
     if stats.n_nodes:
         parts += [
-            f"{stats.tokens_per_step:.2f} tokens/step",
-            f"{100 * stats.acceptance:.0f} % of drafts accepted",
             f"{stats.nodes_per_step:.1f} nodes/step",
             f"{100 * stats.n_plain_steps / stats.n_steps:.0f} % plain steps",
         ]
         if plain_step:
-            parts.append(f"{stats.tokens_per_second * plain_step:.2f}x plain decoding by the cost model")
+            parts.append(_ratio(stats, plain_step))
+    return _line(parts, rule)
+
+
+def _rate(stats: Stats) -> list[str]:
+    parts = [f"{stats.n_generated} tokens", f"{stats.tokens_per_second:.1f} t/s"]
+    if stats.n_nodes:
+        # the end of an answer took its step, too: plain decoding has 1
+        per_step = (stats.n_generated - 1 + stats.n_ends) / stats.n_steps
+        parts += [f"{per_step:.2f} tokens/step", f"{100 * stats.acceptance:.0f} % of drafts accepted"]
+    return parts
+
+
+def _ratio(stats: Stats, plain_step: float) -> str:
+    return f"{stats.tokens_per_second * plain_step:.2f}x plain decoding by the cost model"
+
+
+def _line(parts: list[str], rule: AcceptanceRule) -> str:
     if not rule.lossless:
         parts.append(f"{rule.name} acceptance: not the model's own distribution")
     return "[" + ", ".join(parts) + "]"

@@ -16,6 +16,8 @@ from entmtp_local.chat.wrapping import columns_of, wrap
 _KINDS = {ROOT: ("", ""), SPINE: ("32", ">"), SIBLING: ("33", "+"), COPIED: ("36", "=")}
 _DEEP = "92"  # of the spine, from this depth on
 _DEEP_FROM = 3
+_JOINED = "\N{NO-BREAK SPACE}"
+_WITHOUT = "/trace on writes the entropies of answers to come above their tokens"
 
 
 class TraceView:
@@ -26,6 +28,7 @@ class TraceView:
         self._clock = clock
         self._cells: list[TokenTrace] = []  # of the row under way
         self._columns = 0
+        self._numbered = False  # there have been entropies
         self._n_open = -1  # rows above the cursor that the row under way has on the screen; -1 = it is not there
         self._out = ""
         self._next = 0.0
@@ -34,6 +37,7 @@ class TraceView:
         """Show more tokens."""
         width, _ = self._terminal.size
         for each in tokens:
+            self._numbered |= not math.isnan(each.entropy)
             if self._cells and self._columns + self._width(each) >= width:
                 self._end_row()
             self._cells.append(each)
@@ -57,10 +61,9 @@ class TraceView:
             self._end_row()
         self._terminal.draw(self._out)
         self._out = ""
-        self._terminal.note(
-            "(" + legend(self._terminal.colored) + "; above each token the entropy that it was chosen at, in nats)",
-            has_codes=self._terminal.colored,
-        )
+        above = "above each token the entropy that it was chosen at, in nats" if self._numbered else _WITHOUT
+        colored = self._terminal.colored
+        self._terminal.note(legend(f"; {above}", self._terminal.size[0], colored=colored), has_codes=colored)
 
     def _end_row(self) -> None:
         self._out += self._pair() + "\n"
@@ -101,13 +104,19 @@ def mark_of(how: str, colored: bool) -> str:
     return "" if how == SPINE and colored else _KINDS[how][1]
 
 
-def legend(colored: bool) -> str:
-    """What colours and marks mean."""
+def legend(rest: str, width: int, *, colored: bool) -> str:
+    """What colours and marks mean, and what else is to be said, in rows that end between words."""
     known = {ROOT: "the model's own", SPINE: "best draft", SIBLING: "second choice", COPIED: "copied"}
     names = {how: mark_of(how, colored) + name for how, name in known.items()}
     if not colored:
-        return ", ".join(names.values())
-    return ", ".join(f"\x1b[{_KINDS[how][0]}m{name}\x1b[0m" if _KINDS[how][0] else name for how, name in names.items())
+        return f"({', '.join(names.values())}{rest})"
+    # codes have no columns, so that they come last; a name that is one word stays in its row
+    whole = {how: name.replace(" ", _JOINED) for how, name in names.items()}
+    text = "\n".join(wrap(f"({', '.join(whole.values())}{rest})", width))
+    for how, name in whole.items():
+        if color := _KINDS[how][0]:
+            text = text.replace(name, f"\x1b[{color}m{name}\x1b[0m", 1)
+    return text.replace(_JOINED, " ")
 
 
 def _number(each: TokenTrace) -> str:

@@ -324,8 +324,15 @@ def open_session(plan: Plan) -> Session:
 def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> Policy:
     """The policy as the session can follow it, with the profile that it wants; `note` tells the user what is measured for it."""
     policy = plan.policy.within(session.limits)
-    if policy.name != plan.policy.name and not session.notices:
-        note(f"drafting {policy.name} instead of {plan.policy.name}: {session.limits.reason}.")
+    opened, wanted = plan.session, plan.policy
+    if policy is not wanted and (wanted.max_depth > opened.max_depth or wanted.max_nodes > opened.max_nodes):
+        how = "less than" if policy.name == wanted.name else f"{policy.name} instead of"
+        note(
+            f"drafting {how} {wanted.name}: this session was opened for drafts of up to {opened.max_nodes} "
+            f"tokens, {opened.max_depth} deep; start with --policy {wanted.name} for more."
+        )
+    elif policy.name != wanted.name and not session.notices:
+        note(f"drafting {policy.name} instead of {wanted.name}: {session.limits.reason}.")
     if policy.needs_profile:
         policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
     warm_up(session, sizes_of(policy))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from entmtp_local.chat.interrupt import Interrupt
-from entmtp_local.chat.stream import TextStream, dimmed, stats_line, without_control
+from entmtp_local.chat.stream import TextStream, dimmed, figures, without_control
 from entmtp_local.cli.models import complete_model
 from entmtp_local.cli.options import (
     Options,
@@ -141,7 +141,7 @@ def _end(generation: Generation, text: str, n_ctx: int, options: Options) -> Non
     if generation.finish_reason == "context":
         _note(f"the text was cut: the context of {n_ctx} tokens is full; use a larger -c.")
     if sys.stderr.isatty() or options.verbose:
-        _note(stats_line(generation.stats, generation.rule))
+        _note(figures(generation.stats, generation.rule))
 
 
 def _write(text: str) -> None:

@@ -51,5 +51,9 @@ class GrownTree:
             return OFF
         if limits.trees and limits.max_depth >= self.max_depth and limits.max_nodes >= self.max_nodes:
             return self
-        # the spine of a tree that is not known yet: no longer than the tree is deep
+        if limits.trees and limits.max_nodes > 1:
+            # a tree that is not known yet may be a chain
+            most = limits.max_nodes if limits.max_depth >= MAX_DEPTH else min(limits.max_nodes, limits.max_depth)
+            return GrownTree(self._way, min(self.max_nodes, most), self._task)
+        # the spine of such a tree: no longer than the tree is deep
         return chain(min(3, self.max_depth, limits.max_depth, limits.max_nodes))

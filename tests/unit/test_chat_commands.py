@@ -15,6 +15,7 @@ from transcripts import PLAIN, Chat
 
 from entmtp_local.chat.commands import COMMANDS, help_text
 from entmtp_local.speculative.protocol import Limits
+from entmtp_local.speculative.tree import DraftTree
 
 KEEPING = PLAIN.replace("%}A{%", "%}a:{%")
 SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}!{% endif %}"
@@ -134,9 +135,30 @@ def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(chat: Chat, ent
 def test_policies_can_be_changed_within_what_the_session_was_opened_for(chat: Chat) -> None:
     result = chat(["abcdef", "abcdef"], "Hi", "/policy chain:2", "Ho", "/stats", "/policy", options=["--policy", "chain:3"])
     assert result.stderr.count("(policy chain:2)") == 2 and "accepted at each depth: 2, 2;" in result.stderr
+    chat.monkeypatch.setattr(FakeSession, "limits", Limits(trees=True, max_depth=3, max_nodes=3, reason=""))
+    result = chat(["a"], "/policy chain:20", "/policy hydra:16", options=["--policy", "chain:3"])
+    why = "this session was opened for drafts of up to 3 tokens, 3 deep; start with --policy"
+    assert f"drafting chain:3 instead of chain:20: {why} chain:20 for more." in result.stderr
+    assert f"drafting hydra:3 instead of hydra:16: {why} hydra:16 for more." in result.stderr
     chat.monkeypatch.setattr(FakeSession, "limits", Limits(trees=False, max_depth=0, max_nodes=0, reason=""))
     result = chat(["a"], "/policy chain:2")
     assert "nothing can be drafted" in result.stderr and "Start again with --policy chain:2" in result.stderr
+
+
+def test_figures_are_those_of_the_answer_that_is_there(chat: Chat) -> None:
+    result = chat(["one", "two"], "Hi", "/undo", "/stats", "/trace", "Ho", "/clear", "/stats")
+    assert result.stderr.count("there are no figures yet") == 2 and "nothing to trace yet" in result.stderr
+    result = chat(["one", "two"], "Hi", "Ho", "/undo", "/stats")
+    assert "no figures of the last answer; context: 11 of 1000 tokens" in result.stderr
+    result = chat([], "/stats", options=["--continue"])
+    assert "no figures of the last answer; context: 11 of 1000 tokens" in result.stderr
+
+
+def test_plain_decoding_has_one_token_a_step(chat: Chat) -> None:
+    """The first token is of the prompt's pass, the end of an answer takes a step of its own."""
+    chat.monkeypatch.setattr(FakeSession, "draft", lambda self, shape: DraftTree(shape, (0,) * shape.n_nodes))
+    result = chat(["some words"], "Hi", "/stats", options=["--policy", "chain:1"])
+    assert "1.00 tokens/step, 0 % of drafts accepted" in result.stderr
 
 
 def test_thinking_is_switched_by_the_template_and_hidden_by_the_chat(chat: Chat) -> None:
@@ -392,6 +414,8 @@ def test_the_trace_of_an_answer(chat: Chat, tmp_path: Path) -> None:
     assert lines[0] == "hello there" and lines[1:3] == ["-0.5  0.5", "hello > there"]
     assert lines[3].split() == ["-0.5", "0.5", "1.5"] and lines[4].split() == ["a", ">b", ">c"]
     assert "the model's own, >best draft, +second choice, =copied" in result.stderr
+    without = chat(["hello there"], "Hi", "/trace").stderr
+    assert "/trace on writes the entropies of answers to come" in without and "above each token the entropy" not in without
     content = json.loads(file.read_text())
     assert (content["format"], content["version"], len(content["answers"])) == ("entmtp-trace", 1, 2)
     step = content["answers"][1]["steps"][1]

@@ -238,6 +238,9 @@ def test_grown_trees_begin_with_what_was_grown_first() -> None:
     assert parse_policy("hydra:1").within(replace(CHAINS, max_depth=8)).max_depth == 1
     tree = GrownTree("hydra", 5)
     assert (tree.max_nodes, tree.max_depth, tree.within(FREE)) == (5, 5, tree)
+    # where there is room for fewer nodes or levels: the largest of the kind that is sure to fit
+    for limits, wanted in ((replace(FREE, max_nodes=3), "hydra:3"), (replace(FREE, max_depth=2), "hydra:2")):
+        assert tree.within(limits).name == wanted and GrownTree("hydra", 5, "code").within(limits).name == f"{wanted}:code"
 
 
 # -- EntropyChain

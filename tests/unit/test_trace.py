@@ -16,7 +16,7 @@ from screen import Screen
 
 from entmtp_local.chat.trace import AnswerTrace, TokenTrace, as_json, read_trace, tokens_of, write_trace
 from entmtp_local.chat.trace_page import _rows, trace_page
-from entmtp_local.chat.trace_view import TraceView
+from entmtp_local.chat.trace_view import TraceView, legend
 from entmtp_local.cli.main import main
 from entmtp_local.engine import Step, StepSeconds
 from entmtp_local.errors import TranscriptError
@@ -181,6 +181,14 @@ def test_tokens_are_drawn_in_rows_with_entropies_above(tmp_path: Path) -> None:
     assert lines[:4] == ["0.0   0.1   0.2   0.3", "word0 word1 word2 word3", "0.4   0.5   0.6   0.7", "word4 word5 word6 word7"]
     assert lines[4].startswith("0.8   0.9   1.0    1.1") and lines[-4:-2] == ["2.0", "=漢字"] or "=漢字" in "".join(lines)
     assert all(len(line) < 30 for line in lines[:8])
+
+
+def test_the_legend_ends_its_rows_between_words() -> None:
+    plain = legend("; and so on", 30, colored=False)
+    colored = legend("; and so on", 30, colored=True)
+    rows = re.sub(r"\x1b\[\d+m", "", colored).split("\n")
+    assert all(len(row) <= 30 for row in rows) and len(rows) == 3
+    assert " ".join(rows) == plain.replace(">best", "best") and "\x1b[33m+second choice\x1b[0m" in colored
 
 
 def test_a_token_that_is_longer_than_the_window_is_cut() -> None:
