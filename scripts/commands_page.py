@@ -41,6 +41,7 @@ REST = """\
 |---|---|
 | `ENTMTP_LOCAL_ENGINE` | a folder of engine libraries to use instead of the one that is built |
 | `XDG_CACHE_HOME` | where profiles and, for an installed package, the engine are kept; `~/.cache` (`~/Library/Caches` on macOS) |
+| `XDG_DATA_HOME` | conversations are in its `entmtp-local/chats`; `~/.local/share` (`~/Library/Application Support` on macOS) |
 | `HF_HUB_CACHE`, `HF_HOME` | where models of the hub are kept: `HF_HUB_CACHE`, or `hub/` in `HF_HOME` |
 | `HF_TOKEN` | sent to the hub for private and gated repositories |
 | `HF_ENDPOINT` | another hub |

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from entmtp_local.chat.clipboard import copy
 from entmtp_local.chat.reasoning import without_reasoning
 from entmtp_local.chat.settings import THINKING
+from entmtp_local.chat.store import questions
 from entmtp_local.chat.stream import figures
 from entmtp_local.chat.trace import tokens_of
 from entmtp_local.chat.trace_view import TraceView
 from entmtp_local.errors import EntMTPError, UsageError
 from entmtp_local.files import open_file
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.policy import COMMON, parse_policy
 
 if TYPE_CHECKING:
     from entmtp_local.chat.keeping import Keeper
@@ -63,13 +64,13 @@ class Command:
         usage: its arguments, as help shows them.
         help: one line.
         run: does it, given what stands behind its name. Raises EntMTPError where it cannot.
-        complete: what its argument may be; PATHS for files.
+        complete: what its next word may be, given those before; PATHS for files.
     """
 
     usage: str
     help: str
     run: Callable[[Repl, str], Action]
-    complete: Callable[[Repl], Iterable[str] | str] = lambda _: ()
+    complete: Callable[[Repl, str], Iterable[str] | str] = lambda _, before: ()
 
 
 def help_text(width: int) -> str:
@@ -187,11 +188,12 @@ def _think(chat: Repl, argument: str) -> Action:
     if argument:
         if argument not in THINKING:
             raise UsageError(f"/think takes {', '.join(THINKING)}, not {argument}.")
-        if argument != "hide" and not chat.has_thinking:
-            chat.say("(this model's chat template has no switch for thinking; only /think hide changes something)")
+        if argument in ("on", "off") and not chat.has_thinking:
+            chat.say("(this model's chat template has no switch for thinking; only /think hide and /think show change something)")
+            return None
         settings.hides_thinking = argument == "hide"
-        # hidden reasoning is reasoning that is wanted, unless it was switched off
-        conversation.thinking = argument == "on" if argument != "hide" else conversation.thinking
+        if argument in ("on", "off"):
+            conversation.thinking = argument == "on"
         chat.keep()
     asked = {None: "as the template has it", True: "on", False: "off"}[conversation.thinking]
     chat.say(f"(thinking {asked}{', not shown' if settings.hides_thinking else ''})")
@@ -251,29 +253,27 @@ def _save(chat: Repl, argument: str) -> Action:
 
 
 def _load(chat: Repl, argument: str) -> Action:
-    keeper = _keeper(chat)
     if not argument:
         raise UsageError("/load needs the name of a conversation; /sessions lists them.")
-    if argument != keeper.name:
-        keeper.leave()
+    if chat.keeper is not None and argument != chat.keeper.name:
+        chat.keeper.leave()
     chat.resume(argument)
     return None
 
 
 def _sessions(chat: Repl, argument: str) -> Action:
-    keeper = _keeper(chat)
-    names = keeper.store.names()
+    names = chat.store.names()
     if not names:
         chat.terminal.note("(no conversation has been kept yet)")
     left = max((len(name) for name in names), default=0)
     for name in names:
-        mark = "*" if name == keeper.name else " "
+        mark = "*" if chat.keeper is not None and name == chat.keeper.name else " "
         try:
-            kept = keeper.store.load(name)
+            kept = chat.store.load(name)
         except EntMTPError:  # one that cannot be read is listed all the same
             chat.terminal.note(f"{mark} {name:<{left}}  cannot be read: /load {name} says why")
             continue
-        chat.terminal.note(f"{mark} {name:<{left}}  {_when(kept.updated)}  {kept.n_turns:>3} questions  {kept.title}")
+        chat.terminal.note(f"{mark} {name:<{left}}  {_when(kept.updated)}  {questions(kept.n_turns):>13}  {kept.title}")
     return None
 
 
@@ -344,8 +344,21 @@ def _short(text: str, n: int = 60) -> str:
     return line if len(line) <= n else line[: n - 1] + "…"
 
 
-_POLICIES = ("off", "throughput", "chain:3", "entmtp", "entropy-chain", "tree:narrow", "tree:wide")
+def _first(*words: str) -> Callable[[Repl, str], Iterable[str]]:
+    """Completes the first word alone."""
+    return lambda chat, before: () if before else words
 
+
+def _settings(chat: Repl, before: str) -> Iterable[str]:
+    return chat.settings.values(before) if before else [f"{name} " for name in chat.settings.names()]
+
+
+def _conversations(chat: Repl, before: str) -> Iterable[str]:
+    return () if before else chat.store.names()
+
+
+#: Other names.
+ALIASES = {"quit": "exit"}
 COMMANDS: dict[str, Command] = {
     "help": Command("", "shows this.", _help),
     "exit": Command("", "leaves.", _exit),
@@ -353,17 +366,15 @@ COMMANDS: dict[str, Command] = {
     "regen": Command("", "answers the last question again.", _regen),
     "undo": Command("", "takes the last question and its answer back.", _undo),
     "edit": Command("[TEXT]", "changes the last question and asks it again.", _edit),
-    "system": Command("[TEXT]", "tells the model who it is; none for nothing.", _system, lambda _: ("none",)),
-    "set": Command("[NAME VALUE]", "shows or changes how answers are sampled and shown.", _set, lambda c: c.settings.names()),
-    "policy": Command("[NAME]", "shows or changes what is drafted.", _policy, lambda _: _POLICIES),
-    "think": Command("on|off|hide", "asks for reasoning, asks for none, or does not show it.", _think, lambda _: THINKING),
-    "read": Command("FILE [TEXT]", "puts a file before your next message, or before TEXT.", _read, lambda _: PATHS),
+    "system": Command("[TEXT]", "tells the model who it is; none for nothing.", _system, _first("none")),
+    "set": Command("[NAME VALUE]", "shows or changes how answers are sampled and shown.", _set, _settings),
+    "policy": Command("[NAME]", "shows or changes what is drafted.", _policy, _first(*COMMON)),
+    "think": Command("on|off|hide|show", "asks for reasoning or for none, hides or shows it.", _think, _first(*THINKING)),
+    "read": Command("FILE [TEXT]", "puts a file before your next message, or before TEXT.", _read, lambda chat, before: PATHS),
     "save": Command("[NAME]", "names the conversation; it is kept anyway.", _save),
-    "load": Command("NAME", "goes on with another conversation.", _load, lambda c: c.keeper.store.names() if c.keeper else ()),
+    "load": Command("NAME", "goes on with another conversation.", _load, _conversations),
     "sessions": Command("", "lists the conversations that are kept.", _sessions),
     "stats": Command("", "shows the figures of the last answer and of all.", _stats),
-    "trace": Command(
-        "[on|off]", "shows how each token came, of the last answer or from now on.", _trace, lambda _: ("on", "off")
-    ),
+    "trace": Command("[on|off]", "shows how each token came, of the last answer or from now on.", _trace, _first("on", "off")),
     "copy": Command("", "puts the last answer into the clipboard.", _copy),
 }

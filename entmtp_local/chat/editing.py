@@ -49,12 +49,12 @@ class LineEditor:
             # a terminal that says nothing of itself
             return Size(rows or 24, columns or 80)
 
-        self._pressed = pressed
+        self._pressed, self._size = pressed, size
         self._changes = False  # what is there already is being changed
         self.cleared = False  # Ctrl-C has cleared the line
         self._session: PromptSession[str] = PromptSession(
             history=_history(history),
-            completer=_Completer(complete),
+            completer=_Completer(complete, self._make_room),
             complete_while_typing=False,
             multiline=True,
             key_bindings=self._keys(),
@@ -63,7 +63,6 @@ class LineEditor:
             input=create_input(stdin),
             color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             prompt_continuation=lambda width, _number, _wrapped: " " * width,
-            reserve_space_for_menu=4,
             enable_open_in_editor=True,
         )
 
@@ -82,6 +81,10 @@ class LineEditor:
         self._pressed.count += sum(key.key == Keys.ControlC for key in keys)
         store_typeahead(self._session.input, [key for key in keys if key.key != Keys.ControlC])
         return entry
+
+    def _make_room(self, n: int) -> None:
+        """For n lines below that of the entry, as far as the window has them."""
+        self._session.reserve_space_for_menu = max(1, min(n + 1, self._size().rows - 1))
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -138,11 +141,16 @@ class _SafeHistory(FileHistory):
 
 
 class _Completer(Completer):
-    def __init__(self, complete: Complete) -> None:
-        self._complete = complete
+    def __init__(self, complete: Complete, make_room: Callable[[int], None]) -> None:
+        self._complete, self._make_room = complete, make_room
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        found = list(self._found(document, complete_event))
+        self._make_room(len(found))
+        yield from found
+
+    def _found(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         before, space, word = document.text_before_cursor.rpartition(" ")
         if not document.text.startswith("/") or "\n" in document.text_before_cursor:
             return
@@ -153,5 +161,7 @@ class _Completer(Completer):
             yield from self._paths.get_completions(Document(path), complete_event)
             return
         for each in known:
-            if each.startswith(word):
+            if each.endswith(":") and word.startswith(each):
+                yield from self._paths.get_completions(Document(word[len(each) :]), complete_event)
+            elif each.startswith(word):
                 yield Completion(each, start_position=-len(word))

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from entmtp_local.chat.answer import N_ANSWER, Answer, Answerer
-from entmtp_local.chat.commands import COMMANDS, PATHS, Ask, Command, Edit, Leave
+from entmtp_local.chat.commands import ALIASES, COMMANDS, Ask, Command, Edit, Leave
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.keeping import Keeper
 from entmtp_local.chat.quoting import unquoted
 from entmtp_local.chat.settings import Settings
+from entmtp_local.chat.store import Store, questions
 from entmtp_local.chat.stream import stats_line
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.chat.trace import AnswerTrace, as_json, write_trace
@@ -24,7 +26,7 @@ from entmtp_local.native.session import Session
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import SamplingOptions
 
-_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+_COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)
 # Of the last answer, when a conversation is taken up again.
 _N_REMINDER = 300
 
@@ -44,6 +46,7 @@ class Repl:
         trace_file: where the trace of all answers is written.
         model: its name there.
         has_thinking: the template has a switch for reasoning.
+        n_ctx_train: tokens that the model was trained for, 0 where nobody knows.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class Repl:
         trace_file: Path | None = None,
         model: str = "",
         has_thinking: bool = False,
+        n_ctx_train: int = 0,
     ) -> None:
         self.session, self.conversation, self.terminal = session, conversation, terminal
         self.settings: Settings = settings
+        self._n_ctx_train = n_ctx_train
         self.keeper: Keeper | None = keeper
         self.ready, self.check_grammar, self.has_thinking = ready, check_grammar, has_thinking
         self.attached: list[str] = []  # files that go with the next message
@@ -75,6 +80,11 @@ class Repl:
         self._traces: list[AnswerTrace] = []
         self._failed = False
         self._leaving = self._stopped = False
+
+    @property
+    def store(self) -> Store:
+        """The conversations that are kept."""
+        return self.keeper.store if self.keeper is not None else Store.default()
 
     # -- the loop
 
@@ -93,6 +103,8 @@ class Repl:
                 return code
             if self.keeper is not None:
                 self.keeper.leave()
+                if self.conversation.messages:
+                    self.say(f"(kept as {self.keeper.name}: --continue goes on with it, or --load {self.keeper.name})")
         finally:
             # After an error nothing more is written: the transcript has all answers, and the journal what was said of one.
             if self.keeper is not None:
@@ -140,16 +152,24 @@ class Repl:
             self._ask(Ask(text))
 
     def _command(self, name: str, argument: str) -> None:
-        command = COMMANDS.get(name)
+        command = COMMANDS.get(ALIASES.get(name, name))
         if command is None:
-            self._fail(f"there is no command /{name}: /help lists them.")
+            found = get_close_matches(name.lower(), [*COMMANDS, *ALIASES], n=1)
+            meant = f"did you mean /{found[0]}? " if found else ""
+            self._fail(f"there is no command /{name}: {meant}/help lists them.")
+            return
+        if argument and not command.usage:
+            self._fail(f"/{name} stands alone: nothing may follow it.")
             return
         try:
             with self.terminal.pressed.raising():
                 action = command.run(self, argument.strip())
             if isinstance(action, Edit):
                 action = self._edited(action.question)
-        except (EntMTPError, OSError) as error:
+        except OSError as error:
+            self._fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+            return
+        except EntMTPError as error:
             self._fail(str(error))
             return
         if isinstance(action, Leave):
@@ -190,7 +210,7 @@ class Repl:
             self.attached.clear()  # or no message would fit any more
             self._fail(
                 f"the conversation with this message has {n} tokens and the context holds {self.session.n_ctx}{dropping}: "
-                f"/clear starts a new conversation, or start again with -c {_round_up(n + N_ANSWER)}{files}."
+                f"{self._more_room(n + N_ANSWER)}{files}."
             )
         except EngineError as error:
             # The session holds what was committed or nothing; the next question brings back what is missing.
@@ -233,15 +253,25 @@ class Repl:
         if self.terminal.pressed():
             self.terminal.note("(stopped)")
         elif answer.finish_reason == "context":
-            self.terminal.note(
-                f"(the context of {n_ctx} tokens is full and the answer was cut: /clear starts a new conversation, "
-                f"or start again with -c {_round_up(2 * n_ctx)})"
-            )
+            self.terminal.note(f"(the context of {n_ctx} tokens is full and the answer was cut: {self._more_room(2 * n_ctx)})")
             self._failed = True
         elif answer.finish_reason == "length":
             self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
         if self.settings.stats and self.terminal.show_stats and answer.steps:
             self.terminal.note(stats_line(answer.stats, self.settings.rule, self.settings.plain_step))
+
+    def _more_room(self, n_tokens: int) -> str:
+        """What to do about a context that is full, given what would be enough."""
+        n_ctx, n_train = self.session.n_ctx, self._n_ctx_train
+        ways = ["/clear starts a new conversation"]
+        if self.settings.overflow != "drop":
+            ways.append("/set overflow drop lets go of the oldest questions")
+        n = _round_up(n_tokens)
+        if n_train and n > n_train:
+            n = n_train
+        if n > n_ctx:
+            return f"{', '.join(ways)}, or start again with {'--continue ' if self.keeper is not None else ''}-c {n}"
+        return f"{', or '.join(ways)}; this model was trained for no more than {n_train} tokens"
 
     def say(self, text: str) -> None:
         """Tell a person what a command did; a pipe is left alone."""
@@ -274,11 +304,15 @@ class Repl:
 
         Raises: UsageError where there is none, TranscriptError where it cannot be read.
         """
-        assert self.keeper is not None
-        kept = self.keeper.open(name)
+        if self.keeper is not None:
+            kept = self.keeper.open(name)
+        else:
+            kept = self.store.load(name)
+            self.conversation.load(kept.content, ids=False)
         self.last = None
         self.attached.clear()
-        self.say(f"(going on with {kept.name}: {kept.n_turns} questions)")
+        what = "" if self.keeper is not None else ", which stays as it is kept"
+        self.say(f"(going on with {kept.name}: {questions(kept.n_turns)}{what})")
         if self.conversation.messages and self.terminal.interactive:
             question, answer = (message["content"] for message in self.conversation.messages[-2:])
             end = answer if len(answer) <= _N_REMINDER else "…" + answer[-_N_REMINDER:]
@@ -292,10 +326,9 @@ class Repl:
     def _complete(self, before: str) -> Iterable[str] | str:
         name, space, argument = before.removeprefix("/").partition(" ")
         if not space:
-            return [f"/{each}" for each in COMMANDS]
+            return [f"/{each} ".rstrip(" " * (not command.usage)) for each, command in COMMANDS.items()]
         command: Command | None = COMMANDS.get(name)
-        found = command.complete(self) if command is not None else ()
-        return found if found == PATHS or not argument.strip() else ()
+        return command.complete(self, argument.strip()) if command is not None else ()
 
 
 def _round_up(n_tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,8 +14,8 @@ from entmtp_local.speculative.verify import ACCEPTANCES, AcceptanceRule, parse_a
 
 #: What is done when the conversation has filled the context.
 OVERFLOWS = ("stop", "drop")
-#: How reasoning is treated: asked for, not asked for, asked for but not shown.
-THINKING = ("on", "off", "hide")
+#: How reasoning is treated: asked for, not asked for, not shown, shown again.
+THINKING = ("on", "off", "hide", "show")
 NONE = "none"
 
 _NUMBERS: dict[str, type[int] | type[float]] = {
@@ -65,6 +66,16 @@ class Settings:
         own = ["seed", "logit_bias", "grammar", "json_schema", "max_tokens", "acceptance", "overflow"]
         return [name.replace("_", "-") for name in (*_NUMBERS, *own, "copy", "draft_vocab", "markdown", "stats", "trace")]
 
+    def values(self, name: str) -> tuple[str, ...]:
+        """Words among the values of a setting."""
+        field = name.replace("-", "_")
+        words = {"overflow": OVERFLOWS, "acceptance": ACCEPTANCES, "draft_vocab": ("auto", "full"), "seed": ("-1",)}
+        if field in words:
+            return words[field]
+        if field in ("logit_bias", "grammar", "json_schema", "max_tokens"):
+            return (NONE,)
+        return tuple(_SWITCHES) if field in ("copy", "markdown", "stats", "trace") else ()
+
     def shown(self, name: str) -> str:
         """A setting as it would be entered."""
         field = name.replace("-", "_")
@@ -89,6 +100,13 @@ class Settings:
         field = name.lower().removeprefix("--").replace("-", "_")
         if field.replace("_", "-") not in self.names():
             raise UsageError(f"there is no setting {name}; known are {', '.join(self.names())}, and /policy.")
+        try:
+            self._change(field, name, value, check_grammar)
+        except UsageError as error:
+            # they speak of options, which are settings here
+            raise UsageError(re.sub(r"--(?=[a-z])", "", str(error))) from None
+
+    def _change(self, field: str, name: str, value: str, check_grammar: Callable[[SamplingOptions], None]) -> None:
         if field in _SAMPLING:
             sampling = replace(self.sampling, **{field: _sampling_value(field, value, self.sampling)})
             rule = parse_acceptance(self.acceptance, sampling)

@@ -140,7 +140,7 @@ class Store:
         except OSError as error:
             raise TranscriptError(f"the conversation {path} cannot be read ({error.strerror or error}); {ELSEWHERE}") from None
         except (ValueError, RecursionError):
-            raise TranscriptError(f"the conversation {path} is damaged: it is no JSON; {ELSEWHERE}") from None
+            raise TranscriptError(f"the conversation {path} is damaged: it is not JSON; {ELSEWHERE}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise TranscriptError(f"{path} is not a conversation that this program wrote; {ELSEWHERE}")
         if content.get("version") != VERSION:
@@ -284,6 +284,10 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise UsageError(f"{name!r} cannot be a conversation's name: letters, digits, '.', '_' and '-', at most 64 of them.")
     return name
+
+
+def questions(n: int) -> str:
+    return f"{n} question" + "s" * (n != 1)
 
 
 def new_name() -> str:

@@ -112,9 +112,9 @@ def read_trace(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TranscriptError(f"the trace {path} cannot be read ({error.strerror or error}).") from None
     except (ValueError, RecursionError):
-        raise TranscriptError(f"{path} is no trace: it is no JSON; entmtp-local chat --trace-file FILE writes one.") from None
+        raise TranscriptError(f"{path} is not a trace: it is not JSON; entmtp-local chat --trace-file FILE writes one.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise TranscriptError(f"{path} is no trace; entmtp-local chat --trace-file FILE writes one.")
+        raise TranscriptError(f"{path} is not a trace; entmtp-local chat --trace-file FILE writes one.")
     if content.get("version") != VERSION:
         raise TranscriptError(f"the trace {path} has version {content.get('version')}, and this program reads version {VERSION}.")
     try:

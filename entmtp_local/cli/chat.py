@@ -41,7 +41,13 @@ from entmtp_local.speculative.protocol import Policy
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--continue", "continues", is_flag=True, help="Go on with the conversation that was used last.")
-@click.option("--load", "name", metavar="NAME", help="Go on with a conversation that was kept; /sessions lists them.")
+@click.option(
+    "--load",
+    "name",
+    metavar="NAME",
+    shell_complete=lambda *call: [name for name in Store.default().names() if name.startswith(call[2])],
+    help="Go on with a conversation that was kept; /sessions lists them.",
+)
 @click.option("--no-save", is_flag=True, help="Do not keep this conversation.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the first message.")
 @click.option(
@@ -68,7 +74,8 @@ def chat(
 
     MODEL is the path of a .gguf file, or a model of the hub, OWNER/NAME:QUANT, which is fetched where it is not here; without it
     the shipped model is used. /help lists the commands. Ctrl-C stops an answer; at the prompt it clears the line, and
-    pressed twice where there is none it leaves, as Ctrl-D does. Conversations are kept in your data folder.
+    pressed twice where there is none it leaves, as Ctrl-D does. Conversations are kept in
+    entmtp-local/chats in your data folder, XDG_DATA_HOME.
 
     In a pipe each line of standard input is one message of the same conversation, and each answer is written to
     standard output as it is, ended by a newline; everything else goes to standard error. Nothing is kept then, unless
@@ -85,6 +92,13 @@ def chat(
     options = Options(model=model, **shared)
     if no_save and (continues or name):
         raise UsageError("--no-save keeps nothing, so that there is nothing to go on with; leave it out.")
+    if continues and name:
+        raise UsageError("--continue goes on with the conversation used last and --load with another one: give one of them.")
+    # before anything is loaded or measured
+    if name is not None:
+        Store.default().load(name)
+    elif continues and not Store.default().names():
+        raise UsageError("there is no conversation to go on with yet; start one without --continue.")
     if trace_file is not None:
         check_writable(trace_file)
     plan = with_checkpoints(prepare(options))
@@ -138,14 +152,15 @@ def chat(
             trace_file=trace_file,
             model=str(plan.session.model_path),
             has_thinking=template.has_thinking,
+            n_ctx_train=plan.info.n_ctx_train,
         )
+        if terminal.interactive:
+            drafts = "nothing is drafted" if policy.name == "off" else f"drafting {policy.name}"
+            terminal.note(f"{plan.info.name}: {session.n_ctx} tokens of context, {drafts}.")
         if name is not None:
             repl.resume(name)
         elif continues:
-            kept = Store.default().names()
-            if not kept:
-                raise UsageError("there is no conversation to go on with yet; start one without --continue.")
-            repl.resume(kept[0])
+            repl.resume(Store.default().names()[0])
         if system is not None:
             conversation.system = system  # of a conversation that goes on, too
         # as the terminal was, and what was said kept

@@ -16,7 +16,7 @@ PROGRAM, VARIABLE = "entmtp-local", "_ENTMTP_LOCAL_COMPLETE"
 def completion(ctx: click.Context, shell: str, debug: bool) -> None:
     """Print the script with which a shell completes commands, options and models that were fetched.
 
-    The first line below belongs into ~/.bashrc, the second one into ~/.zshrc; the third one is run once.
+    The first line below belongs in ~/.bashrc, the second one into ~/.zshrc; the third one is run once.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.forecast import fit_of, fit_text, speed_of, speed_text
 from entmtp_local.cli.machine import memory_needed, most_checkpoint_bytes, readable_size
 from entmtp_local.cli.models import complete_model, find_model
-from entmtp_local.cli.options import MAX_N_CTX, default_n_ctx
+from entmtp_local.cli.options import MAX_N_CTX, beyond_training, default_n_ctx
 from entmtp_local.errors import EngineError, UsageError, visible
 from entmtp_local.files import check_writable
 from entmtp_local.native import library
@@ -100,6 +100,8 @@ def info(
     facts = _facts(about, head, n_ctx or default_n_ctx(about), policy, n_gpu_layers)
     options = SessionOptions(files.path, files.mtp_path, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
     facts["speed"] = speed_of(options, profile, facts["drafting"], shlex.join([model] if model else []))
+    if beyond := beyond_training(about, facts["memory"]["n_ctx"]):
+        click.echo(beyond, err=True)
     click.echo(json.dumps(facts) if as_json else _as_text(facts))
 
 
@@ -160,6 +162,7 @@ def _as_text(facts: dict[str, Any]) -> str:
     memory, mtp, engine = facts["memory"], facts["mtp"], facts["engine"]
     head = _HEADS[mtp["kind"]].format(n=mtp["n_blocks"]) if mtp else _HEADS["none"]
     copies = f"; a chat keeps up to {readable_size(n)} of states to go back to" if (n := memory["checkpoint_bytes"]) else ""
+    needed = f"about {readable_size(memory['needed_bytes'])} with the weights at -c {memory['n_ctx']}"
     same = facts["policy"] == facts["verified_as"]
     rows = [
         ("model", f"{facts['name']} ({facts['model']})"),
@@ -168,7 +171,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("context", f"trained for {facts['n_ctx_train']} tokens"),
         ("chat template", "in the file" if facts["chat_template"] else "none"),
         ("MTP head", head),
-        ("memory", f"about {readable_size(memory['needed_bytes'])} at -c {memory['n_ctx']}: {MEMORIES[memory['kind']]}{copies}"),
+        ("memory", f"{needed}: {MEMORIES[memory['kind']]}{copies}"),
         ("fits", fit_text(facts["fit"], memory["n_ctx"], facts["n_ctx_train"])),
         ("can draft", f"{facts['drafting']}: {facts['reason']}"),
         ("policy", facts["policy"] + ("" if same else f", verified as {facts['verified_as']}")),

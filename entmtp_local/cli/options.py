@@ -34,7 +34,7 @@ from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.entmtp import EntMTP
-from entmtp_local.speculative.policy import KNOWN, parse_policy, sizes_of
+from entmtp_local.speculative.policy import COMMON, KNOWN, parse_policy, sizes_of
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults, parse_bias
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
@@ -136,6 +136,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--policy",
         metavar="POLICY",
+        shell_complete=lambda ctx, param, word: [name for name in COMMON if name.startswith(word)],
         help=f"What to draft at each step: {KNOWN}. "
         "Default: throughput where trees can be verified, chain:3 where only chains can, off without an MTP head.",
     ),
@@ -283,10 +284,8 @@ def prepare(options: Options) -> Plan:
         notices.append("typical acceptance: the output distribution is changed, the text is no longer the model's own.")
     elif options.acceptance != rule.name:
         notices.append("at temperature 0 typical acceptance is the same as strict acceptance, which is used.")
-    if info.n_ctx_train and n_ctx > info.n_ctx_train:
-        notices.append(
-            f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
-        )
+    if beyond := beyond_training(info, n_ctx):
+        notices.append(beyond)
     session = SessionOptions(
         model_path=files.path,
         mtp_path=files.mtp_path,
@@ -379,6 +378,13 @@ def open_for_drafts(files: ModelFiles, options: Mapping[str, Any]) -> tuple[Mode
 def default_n_ctx(info: ModelInfo) -> int:
     """Tokens of context where -c does not say."""
     return min(DEFAULT_N_CTX, info.n_ctx_train or DEFAULT_N_CTX)
+
+
+def beyond_training(info: ModelInfo, n_ctx: int) -> str:
+    """What to say of a context that the model was not trained for; "" where it was."""
+    if not info.n_ctx_train or n_ctx <= info.n_ctx_train:
+        return ""
+    return f"-c {n_ctx} is more than the {info.n_ctx_train} tokens this model was trained for: expect worse text beyond them."
 
 
 def sampling_from(options: Options, info: ModelInfo) -> SamplingOptions:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import click
 
 from entmtp_local.cli.models import complete_model, fetch_model
-from entmtp_local.errors import ModelFileError, visible
+from entmtp_local.errors import ModelFileError, UsageError, visible
 from entmtp_local.hub.names import Reference, readable
 from entmtp_local.native.model_file import check_pair, read_model
 
@@ -31,7 +34,9 @@ def pull(reference: str, only_list: bool, debug: bool) -> None:
       entmtp-local pull owner/model-GGUF:Q8_0
       entmtp-local pull --list owner/model-GGUF       what there is
     """
-    wanted = Reference.parse(reference)
+    if Path(reference).is_file():
+        raise UsageError(f"{reference} is a file that is here already; entmtp-local chat {reference} talks with it.")
+    wanted = Reference.parse(_without_address(reference))
     if only_list:
         _list(wanted)
         return
@@ -53,6 +58,17 @@ def pull(reference: str, only_list: bool, debug: bool) -> None:
         click.echo(f"its MTP head: {files.mtp_path}", err=True)
     click.echo(f"talk with it: entmtp-local chat {wanted}", err=True)
     click.echo(files.path)
+
+
+def _without_address(text: str) -> str:
+    """A reference for the address of a repository's page, or of one of its files, as a browser has it."""
+    if "://" not in text:
+        return text
+    from huggingface_hub import constants
+
+    place = text.partition("?")[0].removeprefix(constants.ENDPOINT + "/").rstrip("/")
+    repo, _, file = re.sub("/(?:tree|blob|resolve)/[^/]+", ":", place, count=1).partition(":")
+    return f"{repo}:{file.strip('/')}" if file.strip("/") else repo
 
 
 def _list(wanted: Reference) -> None:

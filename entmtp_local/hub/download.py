@@ -77,7 +77,7 @@ def list_models(reference: Reference) -> list[RepoModel]:
 
     Raises: HubError.
     """
-    with explained(reference):
+    with explained(reference, "pull --list"):
         return models_of(_ask(reference.repo).files)[0]
 
 

@@ -28,20 +28,20 @@ from entmtp_local.hub.names import Reference
 
 
 @contextmanager
-def explained(reference: Reference) -> Iterator[None]:
-    """Turn every failure inside into a HubError."""
+def explained(reference: Reference, command: str = "pull") -> Iterator[None]:
+    """Turn every failure inside into a HubError that advises to run the command again."""
     try:
         yield
     except EntMTPError:
         raise
     except Exception as error:
-        raise HubError(_explain(error, reference)) from error
+        raise HubError(_explain(error, reference, command)) from error
 
 
-def _explain(error: Exception, reference: Reference) -> str:
-    repo, again = reference.repo, f"run entmtp-local pull {reference}"
+def _explain(error: Exception, reference: Reference, command: str) -> str:
+    repo, again = reference.repo, f"run entmtp-local {command} {reference}"
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{reference} is not on this machine and HF_HUB_OFFLINE forbids to fetch it; unset HF_HUB_OFFLINE and {again}."
+        return f"{reference} is not on this machine and HF_HUB_OFFLINE forbids fetching it; unset HF_HUB_OFFLINE and {again}."
     if isinstance(error, HFValidationError):
         return f"{repo!r} cannot be the name of a repository; write OWNER/NAME:QUANT."
     if isinstance(error, GatedRepoError):

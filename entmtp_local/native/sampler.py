@@ -333,9 +333,11 @@ def _init_grammar(lib: Any, vocab: Any, text: str) -> Any:
 
 
 def _reason(text: str, printed: str) -> str:
-    parsed = re.search(r"error parsing grammar: (.*)", printed)
+    parsed = re.search(r"error parsing grammar: (.*)", printed, re.DOTALL)
     if parsed:
-        return _short(parsed.group(1))
+        # what llama.cpp stumbled over, which may begin with a newline or be nothing, and behind that the whole grammar
+        message = " ".join(parsed[1].rstrip().removesuffix(text.rstrip()).split())
+        return _short(f"{message} its end" if message.endswith(" at") else message)
     if not re.search(r"^\s*root\s*::=", text, re.MULTILINE):
         return "it has no rule named root"
     if "left recursion" in printed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -32,6 +33,9 @@ KNOWN = (
     "(N from 1 to 31), from entmtp to here also with :TASK for one calibrated task, tree:narrow, tree:wide, "
     "or tree:FILE.json with a list of parents"
 )
+
+#: Policies that a shell or a chat completes; a file follows the last.
+COMMON = ("off", "throughput", "chain:3", "entmtp", "entropy-chain", "tree:narrow", "tree:wide", "tree:")
 
 
 def sizes_of(policy: Policy) -> tuple[int, ...]:
@@ -68,7 +72,7 @@ def parse_policy(text: str) -> Policy:
             if text == built_in.name:
                 return built_in
         if argument:
-            return _read_tree(Path(argument))
+            return _read_tree(Path(os.path.expanduser(argument)))
     if kind == "throughput":
         # for experiments; those who want one know that there are some
         raise UsageError(f"there is no policy '{text}'; of throughput there are {', '.join(filter(None, VARIANTS))}.")
@@ -83,7 +87,8 @@ def _read_tree(path: Path) -> Policy:
     except FileNotFoundError:
         raise UsageError(f"there is no policy 'tree:{path}' and no file {path}; known are {KNOWN}.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read a tree from {path} ({error}); it must hold {wanted}.") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"cannot read a tree from {path} ({why}); it must hold {wanted}.") from None
     fields = content if isinstance(content, dict) else {"parents": content}
     parents, ranks = _int_list(fields.get("parents")), _int_list(fields.get("ranks"))
     if parents is None or (ranks is None and fields.get("ranks") is not None):

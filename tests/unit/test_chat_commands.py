@@ -14,6 +14,7 @@ from fakes import FakeSession, encode
 from transcripts import PLAIN, Chat
 
 from entmtp_local.chat.commands import COMMANDS, help_text
+from entmtp_local.cli import chat as command
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.tree import DraftTree
 
@@ -91,7 +92,7 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
     ("entry", "words"),
     [
         ("/set temp hot", "temp must be a number, not hot"),
-        ("/set temp -1", "--temp must be 0 or more"),
+        ("/set temp -1", "error: temp must be 0 or more"),
         ("/set top-k 1.5", "top-k must be a whole number"),
         ("/set seed -7", "seed must be a whole number from 0"),
         ("/set nothing 3", "there is no setting nothing; known are temp"),
@@ -122,6 +123,13 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
         ("/save a/b", "cannot be a conversation's name"),
         ("/save empty", "there is nothing to save yet"),
         ("/nope", "there is no command /nope"),
+        ("/hel", "there is no command /hel: did you mean /help?"),
+        ("/EXIT", "there is no command /EXIT: did you mean /exit?"),
+        ("/", "there is no command /: /help lists them"),
+        ("/undo 2", "/undo stands alone: nothing may follow it"),
+        ("/clear x", "/clear stands alone"),
+        ("/stats x", "/stats stands alone"),
+        ("/set grammar root ::= (", "expecting ')' at its end"),
         ("/nope with words", "there is no command /nope"),
     ],
 )
@@ -167,8 +175,11 @@ def test_thinking_is_switched_by_the_template_and_hidden_by_the_chat(chat: Chat)
     assert result.stdout == "a\nb\n"
     assert chat.asked[0] == "u:Hi|A" and chat.asked[1].endswith("A!")
     assert "(thinking as the template has it, not shown)" in result.stderr and "(thinking off)" in result.stderr
+    result = chat(["<think>hm</think>a"], "/think hide", "/think show", "Hi")
+    assert result.stdout == "<think>hm</think>a\n" and "(thinking as the template has it)" in result.stderr
     chat.template = PLAIN
-    assert "no switch for thinking" in chat(["a"], "/think off").stderr
+    result = chat(["a"], "/think off", "/think on")
+    assert result.stderr.count("no switch for thinking") == 2 and "(thinking o" not in result.stderr
 
 
 def test_a_file_goes_with_the_next_message(chat: Chat, tmp_path: Path) -> None:
@@ -187,7 +198,7 @@ def test_conversations_are_kept_and_gone_on_with(chat: Chat) -> None:
     chat(["one"], "/system S", "Hi")
     (name,) = chat.store.names()
     result = chat(["two"], "Ho", options=["--continue"])
-    assert f"(going on with {name}: 1 questions)" in result.stderr and "> Hi\none\n" in result.stderr
+    assert f"(going on with {name}: 1 question)" in result.stderr and "> Hi\none\n" in result.stderr
     assert chat.asked == ["s:S|u:Hi|a:one|u:Ho|A"]
     kept = json.loads((chat.folder / f"{name}.json").read_text())
     assert [m["content"] for m in kept["conversation"]["messages"]] == ["Hi", "one", "Ho", "two"]
@@ -211,8 +222,25 @@ def test_a_pipe_keeps_nothing_unless_it_goes_on_with_something(chat: Chat) -> No
     chat(["one"], "Hi")
     chat(["two"], "Ho", options=["--continue"], person=False)
     assert chat.store.load(chat.store.names()[0]).n_turns == 2
-    result = chat([], "/sessions", person=False)
+    result = chat([], "/save it", person=False)
     assert "conversations are not kept here" in result.stderr and result.exit_code == 1
+    # what is kept can be read all the same
+    result = chat(["three"], "/sessions", f"/load {chat.store.names()[0]}", "Hm", options=["--no-save"])
+    assert "2 questions  Hi" in result.stderr and "2 questions, which stays as it is kept)" in result.stderr
+    assert chat.asked == ["u:Hi|a:one|u:Ho|a:two|u:Hm|A"] and chat.store.load(chat.store.names()[0]).n_turns == 2
+
+
+def test_a_conversation_is_looked_for_before_anything_is_loaded(chat: Chat) -> None:
+    chat.monkeypatch.setattr(command, "prepare", lambda _: pytest.fail("the model was looked at"))
+    for options in (["--continue"], ["--load", "nope"]):
+        assert chat([], options=options).exit_code == 2
+
+
+def test_a_chat_says_what_it_is_and_how_to_come_back(chat: Chat) -> None:
+    result = chat(["one"], "Hi", "/save it", "/quit")
+    assert result.stderr.startswith("Fake: 1000 tokens of context, nothing is drafted.\n/help lists")
+    assert result.stderr.endswith("(kept as it: --continue goes on with it, or --load it)\n")
+    assert "kept as" not in chat(["one"], options=["--no-save"]).stderr
 
 
 @pytest.mark.parametrize(
@@ -221,6 +249,7 @@ def test_a_pipe_keeps_nothing_unless_it_goes_on_with_something(chat: Chat) -> No
         (["--continue"], "no conversation to go on with yet"),
         (["--load", "x"], "there is no conversation x"),
         (["--continue", "--no-save"], "--no-save keeps nothing"),
+        (["--continue", "--load", "x"], "give one of them"),
     ],
 )
 def test_going_on_with_nothing_is_refused(chat: Chat, options: list[str], words: str) -> None:
@@ -296,7 +325,7 @@ def test_a_killed_process_loses_nothing_of_the_answer(chat: Chat) -> None:
 def test_a_killed_process_keeps_a_first_question(chat: Chat) -> None:
     chat.store.journal("fresh", "Hello?", 0).close()
     result = chat(["yes"], "/regen", options=["--continue"])
-    assert chat.asked == ["u:Hello?|A"] and "going on with fresh: 1 questions" in result.stderr
+    assert chat.asked == ["u:Hello?|A"] and "going on with fresh: 1 question)" in result.stderr
 
 
 def test_a_process_that_is_killed_while_it_answers_again_keeps_one_of_both(chat: Chat) -> None:
@@ -402,7 +431,16 @@ def test_a_message_that_can_never_fit_is_refused_by_every_policy(chat: Chat) -> 
     for overflow in ("stop", "drop"):
         result = chat(["one", "two"], "Hi", "x" * 300, "Ho", options=["--overflow", overflow], n_ctx=200)
         assert "the context holds 200" in result.stderr and result.stdout == "one\ntwo\n"
+        assert "start again with --continue -c 2048" in result.stderr
+        assert ("/set overflow drop lets go of the oldest questions" in result.stderr) == (overflow == "stop")
         assert chat.asked[-1] == "u:Hi|a:one|u:Ho|A", "nothing was dropped for it"
+
+
+def test_no_larger_context_is_proposed_than_the_model_was_trained_for(chat: Chat) -> None:
+    result = chat(["one"], "x" * 2100, n_ctx=2048)
+    assert "the oldest questions; this model was trained for no more than 2048 tokens." in result.stderr
+    result = chat(["y" * 2000], "x" * 100, n_ctx=1500)
+    assert "the answer was cut" in result.stderr and "--continue -c 2048)" in result.stderr
 
 
 def test_the_trace_of_an_answer(chat: Chat, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_listed_and_what_to_do_is_said(chat: Chat) -> Non
     chat.store.path("it").write_text("{")
     result = chat([], "/sessions", "/load it")
     assert "it  cannot be read: /load it says why" in result.stderr
-    assert "is damaged: it is no JSON; move it elsewhere, and entmtp-local chat --continue goes on with" in result.stderr
+    assert "is damaged: it is not JSON; move it elsewhere, and entmtp-local chat --continue goes on with" in result.stderr
 
 
 def test_a_file_that_does_not_fit_is_let_go(chat: Chat, tmp_path: Path) -> None:

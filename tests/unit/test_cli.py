@@ -375,6 +375,9 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
         in lines
     )
     assert lines[-1] == "speed          not measured yet: entmtp-local calibrate m.gguf does it, and the first chat in short"
+    assert any(line.startswith("memory ") and "with the weights at -c 2048" in line for line in lines) and result.stderr == ""
+    beyond = call(["info", "m.gguf", "--n-ctx", "100000"]).stderr
+    assert beyond == "-c 100000 is more than the 2048 tokens this model was trained for: expect worse text beyond them.\n"
 
 
 @pytest.mark.parametrize(
@@ -439,7 +442,7 @@ def test_chat_survives_a_full_context(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.stdout) == (1, "ok\nfine\n")
     assert result.stderr == (
         "error: the conversation with this message has 87 tokens and the context holds 60: "
-        "/clear starts a new conversation, or start again with -c 2048.\n"
+        "/clear starts a new conversation, /set overflow drop lets go of the oldest questions, or start again with -c 2048.\n"
     )
     # The refused message is not part of the conversation.
     assert session.prompts[1] == encode("Hi|ok|Ho|")

@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from entmtp_local.chat.store import Store
 from entmtp_local.cli import models
 from entmtp_local.cli.main import main
 from entmtp_local.errors import UsageError
@@ -102,13 +103,17 @@ def completed(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
     return [each.split(",", 1)[1] for each in CliRunner().invoke(main, []).stdout.splitlines()]
 
 
-def test_commands_options_and_models_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_options_and_models_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(models, "cached_models", lambda: ["o/r:Q4_K_M", "p/q:Q8_0"])
     assert completed(monkeypatch, "entmtp-local ca") == ["calibrate"]
     assert completed(monkeypatch, "entmtp-local chat --mtp") == ["--mtp-model"]
     assert completed(monkeypatch, "entmtp-local run o") == ["o/r:Q4_K_M", "o"]
     assert completed(monkeypatch, "entmtp-local bench p/q:Q8_0 ") == ["o/r:Q4_K_M", "p/q:Q8_0", ""]
     assert completed(monkeypatch, "entmtp-local completion ") == ["bash", "zsh", "fish"]
+    assert completed(monkeypatch, "entmtp-local run --policy ent") == ["entmtp", "entropy-chain"]
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    Store.default().journal("talk", "Hi", 0).close()
+    assert completed(monkeypatch, "entmtp-local chat --load t") == ["talk"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

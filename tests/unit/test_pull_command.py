@@ -94,6 +94,29 @@ def test_pull_usage(hub: FakeHub) -> None:
     assert_one_line_error(call("pull", "--list", "o/r"), 1, "no GGUF files")
 
 
+def test_pull_of_what_is_pasted(hub: FakeHub, tmp_path: Path) -> None:
+    """The address of a page or of a file names what it shows; a file that is here need not be fetched."""
+    page = f"{constants.ENDPOINT}/o/r"
+    for address in (
+        page,
+        f"{page}/",
+        f"{page}/tree/main",
+        f"{page}/blob/main/{NAME}?download=true",
+        f"{page}/resolve/main/{NAME}",
+    ):
+        result = call("pull", address)
+        assert result.exit_code == 0 and result.stdout.strip().endswith(NAME), result.output
+    assert_one_line_error(call("pull", "https://example.org/o/r"), 2, "OWNER/NAME:QUANT")
+    file = tmp_path / "here.gguf"
+    file.touch()
+    assert_one_line_error(call("pull", str(file)), 2, f"is here already; entmtp-local chat {file} talks with it.")
+
+
+def test_a_list_without_a_network_is_to_be_asked_for_again(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert_one_line_error(call("pull", "--list", "o/r"), 1, "run entmtp-local pull --list o/r")
+
+
 def test_what_was_fetched_but_cannot_be_run_is_said(hub: FakeHub) -> None:
     hub.repos["o/r"].files[NAME] = content(3_000)
     assert_one_line_error(call("pull", "o/r"), 1, NAME, "The repository has it so: entmtp-local pull --list o/r")

@@ -114,7 +114,9 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(dialogue: Dialogue) -> None:
     terminal = dialogue()
-    assert terminal.until("> ") == "/help lists the commands, Ctrl-D leaves.\n> "
+    assert (
+        terminal.until("> ") == "Fake: 1000 tokens of context, nothing is drafted.\n/help lists the commands, Ctrl-D leaves.\n> "
+    )
     terminal.type("Hi\n")
     terminal.until("aaaa")
     terminal.type("\x03")
@@ -153,7 +155,10 @@ def test_the_end_of_input_leaves(dialogue: Dialogue) -> None:
 
 @pytest.mark.parametrize(
     ("no_color", "line"),
-    [("", "\x1b[2m/help lists the commands, Ctrl-D leaves.\x1b[0m\n"), ("1", "/help lists the commands, Ctrl-D leaves.\n")],
+    [
+        ("", "\x1b[2mFake: 1000 tokens of context, nothing is drafted.\x1b[0m\n"),
+        ("1", "Fake: 1000 tokens of context, nothing is drafted.\n"),
+    ],
 )
 def test_the_programs_own_words_are_dimmed_if_wanted(dialogue: Dialogue, no_color: str, line: str) -> None:
     terminal = dialogue(TERM="xterm", NO_COLOR=no_color)
