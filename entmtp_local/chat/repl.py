@@ -40,7 +40,7 @@ class Repl:
         stop_texts: the answer ends before the first of these.
         terminal: where to read and write.
         ready: a policy as the session can follow it, and the seconds of a plain step by its cost model.
-        check_grammar: raises where the engine cannot read the grammar of these options.
+        check_sampling: raises where the engine cannot sample with these options.
         keeper: keeps the conversation, None for no such thing.
         trace_file: where the trace of all answers is written.
         model: its name there.
@@ -56,7 +56,7 @@ class Repl:
         stop_texts: tuple[str, ...],
         terminal: Terminal,
         ready: Callable[[Policy], tuple[Policy, float | None]],
-        check_grammar: Callable[[SamplingOptions], None],
+        check_sampling: Callable[[SamplingOptions], None],
         keeper: Keeper | None = None,
         trace_file: Path | None = None,
         model: str = "",
@@ -65,7 +65,7 @@ class Repl:
         self.session, self.conversation, self.terminal = session, conversation, terminal
         self.settings: Settings = settings
         self.keeper: Keeper | None = keeper
-        self.ready, self.check_grammar, self.has_thinking = ready, check_grammar, has_thinking
+        self.ready, self.check_sampling, self.has_thinking = ready, check_sampling, has_thinking
         self.attached: list[str] = []  # files that go with the next message
         self.last: Answer | None = None
         self.total = Stats()
