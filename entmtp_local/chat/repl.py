@@ -28,6 +28,7 @@ from entmtp_local.speculative.sampling import SamplingOptions
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 # Of the last answer, when a conversation is taken up again.
 _N_REMINDER = 300
+_LONGEST_ERROR = 1000
 
 
 class Repl:
@@ -229,6 +230,8 @@ class Repl:
                 f"or start again with -c {_round_up(2 * n_ctx)})"
             )
             self._failed = True
+        elif not answer.stats.n_generated:
+            self.terminal.note("(the model ended without a word: this message is not kept)")
         elif answer.finish_reason == "length":
             self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
         if self.settings.stats and self.terminal.show_stats:
@@ -241,6 +244,9 @@ class Repl:
 
     def _fail(self, sentence: str) -> None:
         self._failed = True
+        if len(sentence) > _LONGEST_ERROR:
+            # what was entered is in it, of any length
+            sentence = f"{sentence[: _LONGEST_ERROR // 2]} … {sentence[-_LONGEST_ERROR // 2 :]}"
         self.terminal.note(f"error: {sentence}")
 
     def _note_trace(self, question: str, answer: Answer) -> None:

@@ -222,6 +222,18 @@ def test_what_a_model_or_a_file_said_cannot_act_on_the_terminal(monkeypatch: pyt
     assert screen.getvalue() == "a ]0;title[2Jred31m\n"
 
 
+def test_a_model_without_a_word_is_no_riddle(chat: Chat) -> None:
+    result = chat(["", "two"], "Hi", "Ho")
+    assert "(the model ended without a word: this message is not kept)" in result.stderr
+    assert result.stdout == "\ntwo\n" and kept(chat) == ["Ho", "two"]
+
+
+def test_errors_do_not_repeat_all_of_what_was_entered(chat: Chat) -> None:
+    result = chat(["one"], "/set " + "9" * 50_000, "/load " + "x" * 50_000, "/read " + "/y" * 9_000, "Hi")
+    assert result.stderr.count("error: ") == 3 and len(result.stderr) < 4000 and result.stdout == "one\n"
+    assert "there is no setting 999" in result.stderr and "and /policy." in result.stderr
+
+
 def test_what_cannot_be_sampled_is_refused_when_it_is_set(chat: Chat) -> None:
     sampler = FakeSession.new_sampler
 
