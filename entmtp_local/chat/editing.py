@@ -64,6 +64,7 @@ class LineEditor:
             color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             prompt_continuation=lambda width, _number, _wrapped: " " * width,
             enable_open_in_editor=True,
+            enable_suspend=True,
         )
 
     def read(self, prompt: str, default: str = "") -> str:

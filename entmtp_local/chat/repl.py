@@ -29,6 +29,7 @@ from entmtp_local.speculative.sampling import SamplingOptions
 _COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)
 # Of the last answer, when a conversation is taken up again.
 _N_REMINDER = 300
+_LONGEST_ERROR = 1000
 
 
 class Repl:
@@ -41,7 +42,7 @@ class Repl:
         stop_texts: the answer ends before the first of these.
         terminal: where to read and write.
         ready: a policy as the session can follow it, and the seconds of a plain step by its cost model.
-        check_grammar: raises where the engine cannot read the grammar of these options.
+        check_sampling: raises where the engine cannot sample with these options.
         keeper: keeps the conversation, None for no such thing.
         trace_file: where the trace of all answers is written.
         model: its name there.
@@ -58,7 +59,7 @@ class Repl:
         stop_texts: tuple[str, ...],
         terminal: Terminal,
         ready: Callable[[Policy], tuple[Policy, float | None]],
-        check_grammar: Callable[[SamplingOptions], None],
+        check_sampling: Callable[[SamplingOptions], None],
         keeper: Keeper | None = None,
         trace_file: Path | None = None,
         model: str = "",
@@ -69,7 +70,7 @@ class Repl:
         self.settings: Settings = settings
         self._n_ctx_train = n_ctx_train
         self.keeper: Keeper | None = keeper
-        self.ready, self.check_grammar, self.has_thinking = ready, check_grammar, has_thinking
+        self.ready, self.check_sampling, self.has_thinking = ready, check_sampling, has_thinking
         self.attached: list[str] = []  # files that go with the next message
         self.last: Answer | None = None
         self.total = Stats()
@@ -255,6 +256,8 @@ class Repl:
         elif answer.finish_reason == "context":
             self.terminal.note(f"(the context of {n_ctx} tokens is full and the answer was cut: {self._more_room(2 * n_ctx)})")
             self._failed = True
+        elif not answer.stats.n_generated:
+            self.terminal.note("(the model ended without a word: this message is not kept)")
         elif answer.finish_reason == "length":
             self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
         if self.settings.stats and self.terminal.show_stats and answer.steps:
@@ -280,6 +283,9 @@ class Repl:
 
     def _fail(self, sentence: str) -> None:
         self._failed = True
+        if len(sentence) > _LONGEST_ERROR:
+            # what was entered is in it, of any length
+            sentence = f"{sentence[: _LONGEST_ERROR // 2]} … {sentence[-_LONGEST_ERROR // 2 :]}"
         self.terminal.note(f"error: {sentence}")
 
     def _note_trace(self, question: str, answer: Answer) -> None:
