@@ -101,12 +101,12 @@ class Settings:
         if field.replace("_", "-") not in self.names():
             raise UsageError(f"there is no setting {name}; known are {', '.join(self.names())}, and /policy.")
         try:
-            self._change(field, name, value, check_grammar)
+            self._change(field, name, value, check_sampling)
         except UsageError as error:
             # they speak of options, which are settings here
             raise UsageError(re.sub(r"--(?=[a-z])", "", str(error))) from None
 
-    def _change(self, field: str, name: str, value: str, check_grammar: Callable[[SamplingOptions], None]) -> None:
+    def _change(self, field: str, name: str, value: str, check_sampling: Callable[[SamplingOptions], None]) -> None:
         if field in _SAMPLING:
             sampling = replace(self.sampling, **{field: _sampling_value(field, value, self.sampling)})
             rule = parse_acceptance(self.acceptance, sampling)
