@@ -115,6 +115,9 @@ def test_an_interrupted_answer_stays(tmp_path: Path) -> None:
     child.expect(r"\(stopped\)")
     child.expect(r"\x1b\[\?2004h")
     child.send("\x03")
+    child.expect("again or Ctrl-D leaves")
+    child.expect(r"\x1b\[\?2004h")
+    child.send("\x03")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

@@ -209,8 +209,8 @@ def test_ctrl_c_stops_the_answer_clears_the_line_and_leaves(person: Callable[...
     one.types("ahead")
     one.types("\x03")
     text = one.sees("(stopped)")
-    # it may have been stopped between two marks
-    assert "ahead" not in text.split("(stopped)")[0] and "**" not in text.rsplit("Some", 1)[0]
+    # the last word may have been stopped before its mark was closed
+    assert "ahead" not in text.split("(stopped)")[0] and "**bold**" not in text
     one.sees(re.compile(r"\(stopped\)\n.*t/s\]\n> ahead"))
     one.types("\x03")
     one.sees(re.compile(r"\n>\n*$"))
