@@ -106,6 +106,7 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
         ("/set policy nope", "there is no policy 'nope'"),
         ("/policy tree:/nowhere.json", "no file /nowhere.json"),
         ("/policy chain:300", "there is no policy"),
+        ("/policy tree:/", "cannot read a tree from / (it is no regular file); it must hold"),
         ("/think hard", "/think takes on, off, hide"),
         ("/trace sideways", "/trace takes on or off"),
         ("/trace", "nothing to trace yet"),
