@@ -211,7 +211,7 @@ class Repl:
             self.attached.clear()  # or no message would fit any more
             self._fail(
                 f"the conversation with this message has {n} tokens and the context holds {self.session.n_ctx}{dropping}: "
-                f"{self._more_room(n + N_ANSWER)}{files}."
+                f"{self._more_room(n)}{files}."
             )
         except EngineError as error:
             # The session holds what was committed or nothing; the next question brings back what is missing.
@@ -254,7 +254,7 @@ class Repl:
         if self.terminal.pressed():
             self.terminal.note("(stopped)")
         elif answer.finish_reason == "context":
-            self.terminal.note(f"(the context of {n_ctx} tokens is full and the answer was cut: {self._more_room(2 * n_ctx)})")
+            self.terminal.note(f"(the context of {n_ctx} tokens is full and the answer was cut: {self._more_room(n_ctx, n_ctx)})")
             self._failed = True
         elif not answer.stats.n_generated:
             self.terminal.note("(the model ended without a word: this message is not kept)")
@@ -263,16 +263,15 @@ class Repl:
         if self.settings.stats and self.terminal.show_stats and answer.steps:
             self.terminal.note(stats_line(answer.stats, self.settings.rule, self.settings.plain_step))
 
-    def _more_room(self, n_tokens: int) -> str:
-        """What to do about a context that is full, given what would be enough."""
+    def _more_room(self, n_tokens: int, n_answer: int = N_ANSWER) -> str:
+        """What to do about a context that is full, given the tokens that have to fit and those that an answer may want."""
         n_ctx, n_train = self.session.n_ctx, self._n_ctx_train
         ways = ["/clear starts a new conversation"]
         if self.settings.overflow != "drop":
             ways.append("/set overflow drop lets go of the oldest questions")
-        n = _round_up(n_tokens)
-        if n_train and n > n_train:
-            n = n_train
-        if n > n_ctx:
+        n = _round_up(n_tokens + n_answer)
+        n = min(n, n_train or n)
+        if n > max(n_ctx, n_tokens):
             return f"{', '.join(ways)}, or start again with {'--continue ' if self.keeper is not None else ''}-c {n}"
         return f"{', or '.join(ways)}; this model was trained for no more than {n_train} tokens"
 

@@ -442,6 +442,8 @@ def test_a_message_that_can_never_fit_is_refused_by_every_policy(chat: Chat) -> 
 def test_no_larger_context_is_proposed_than_the_model_was_trained_for(chat: Chat) -> None:
     result = chat(["one"], "x" * 2100, n_ctx=2048)
     assert "the oldest questions; this model was trained for no more than 2048 tokens." in result.stderr
+    # one that would not do is not proposed either
+    assert "trained for no more than 2048 tokens" in chat(["one"], "x" * 2100, n_ctx=1500).stderr
     result = chat(["y" * 2000], "x" * 100, n_ctx=1500)
     assert "the answer was cut" in result.stderr and "--continue -c 2048)" in result.stderr
 
