@@ -73,6 +73,7 @@ class FakeHub:
         break_after: bytes of a content after which its connection is closed, each time.
         stall_after: bytes after which nothing more comes for `stall_seconds`, or until `released`.
         knows_ranges: whether ranges of contents are answered; else all of it is sent.
+        wrong_ranges: contents are sent from their beginning whatever part was asked for.
         spoil: changes contents on their way.
     """
 
@@ -84,6 +85,7 @@ class FakeHub:
     stall_after: int | None = None
     stall_seconds: float = 30.0
     knows_ranges: bool = True
+    wrong_ranges: bool = False
     spoil: Callable[[bytes], bytes] = bytes
     n_sent: int = 0
     released: threading.Event = field(default_factory=threading.Event)
@@ -165,7 +167,10 @@ class Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         start, end = 0, len(data)
         if asked and self.hub.knows_ranges:
-            start, end = int(asked[1]), min(len(data), int(asked[2]) + 1 if asked[2] else len(data))
+            start, end = (
+                0 if self.hub.wrong_ranges else int(asked[1]),
+                min(len(data), int(asked[2]) + 1 if asked[2] else len(data)),
+            )
             if start >= len(data):
                 return self._error(416, None)
             self.send_response(206)

@@ -159,7 +159,7 @@ def _set(chat: Repl, argument: str) -> Action:
     if name == "policy":
         return _policy(chat, value)
     if value:
-        settings.change(name, value, chat.check_grammar)
+        settings.change(name, value, chat.check_sampling)
         if name == "draft-vocab":
             chat.session.set_draft_vocab(settings.draft_vocab)
     if name not in settings.names():

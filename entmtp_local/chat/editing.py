@@ -54,6 +54,7 @@ class LineEditor:
             prompt_continuation=lambda width, _number, _wrapped: " " * width,
             reserve_space_for_menu=4,
             enable_open_in_editor=True,
+            enable_suspend=True,
         )
 
     def read(self, prompt: str, default: str = "") -> str:

@@ -28,6 +28,7 @@ from entmtp_local.speculative.sampling import SamplingOptions
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 # Of the last answer, when a conversation is taken up again.
 _N_REMINDER = 300
+_LONGEST_ERROR = 1000
 
 
 class Repl:
@@ -40,7 +41,7 @@ class Repl:
         stop_texts: the answer ends before the first of these.
         terminal: where to read and write.
         ready: a policy as the session can follow it, and the seconds of a plain step by its cost model.
-        check_grammar: raises where the engine cannot read the grammar of these options.
+        check_sampling: raises where the engine cannot sample with these options.
         keeper: keeps the conversation, None for no such thing.
         trace_file: where the trace of all answers is written.
         model: its name there.
@@ -56,7 +57,7 @@ class Repl:
         stop_texts: tuple[str, ...],
         terminal: Terminal,
         ready: Callable[[Policy], tuple[Policy, float | None]],
-        check_grammar: Callable[[SamplingOptions], None],
+        check_sampling: Callable[[SamplingOptions], None],
         keeper: Keeper | None = None,
         trace_file: Path | None = None,
         model: str = "",
@@ -65,7 +66,7 @@ class Repl:
         self.session, self.conversation, self.terminal = session, conversation, terminal
         self.settings: Settings = settings
         self.keeper: Keeper | None = keeper
-        self.ready, self.check_grammar, self.has_thinking = ready, check_grammar, has_thinking
+        self.ready, self.check_sampling, self.has_thinking = ready, check_sampling, has_thinking
         self.attached: list[str] = []  # files that go with the next message
         self.last: Answer | None = None
         self.total = Stats()
@@ -229,6 +230,8 @@ class Repl:
                 f"or start again with -c {_round_up(2 * n_ctx)})"
             )
             self._failed = True
+        elif not answer.stats.n_generated:
+            self.terminal.note("(the model ended without a word: this message is not kept)")
         elif answer.finish_reason == "length":
             self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
         if self.settings.stats and self.terminal.show_stats:
@@ -241,6 +244,9 @@ class Repl:
 
     def _fail(self, sentence: str) -> None:
         self._failed = True
+        if len(sentence) > _LONGEST_ERROR:
+            # what was entered is in it, of any length
+            sentence = f"{sentence[: _LONGEST_ERROR // 2]} … {sentence[-_LONGEST_ERROR // 2 :]}"
         self.terminal.note(f"error: {sentence}")
 
     def _note_trace(self, question: str, answer: Answer) -> None:

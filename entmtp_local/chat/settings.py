@@ -79,11 +79,11 @@ class Settings:
             return "-1" if field == "seed" else NONE
         return str(value)
 
-    def change(self, name: str, value: str, check_grammar: Callable[[SamplingOptions], None]) -> None:
+    def change(self, name: str, value: str, check_sampling: Callable[[SamplingOptions], None]) -> None:
         """Change a setting; nothing has changed where it raises.
 
         Args:
-            check_grammar: raises where the engine cannot read a grammar.
+            check_sampling: raises where the engine cannot sample so: a grammar that it cannot read, tokens that there are not.
         Raises: UsageError naming what is known or wanted.
         """
         field = name.lower().removeprefix("--").replace("-", "_")
@@ -92,7 +92,7 @@ class Settings:
         if field in _SAMPLING:
             sampling = replace(self.sampling, **{field: _sampling_value(field, value, self.sampling)})
             rule = parse_acceptance(self.acceptance, sampling)
-            check_grammar(sampling)
+            check_sampling(sampling)
             self.sampling, self.rule = sampling, rule
         elif field == "acceptance":
             chosen = _one_of(name, value, ACCEPTANCES)

@@ -119,7 +119,7 @@ def read_trace(path: Path) -> dict[str, Any]:
         raise TranscriptError(f"the trace {path} has version {content.get('version')}, and this program reads version {VERSION}.")
     try:
         _check(content)
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         raise TranscriptError(f"the trace {path} is damaged: parts of it are missing.") from None
     return content
 
@@ -136,12 +136,16 @@ def _check(content: dict[str, Any]) -> None:
                 raise ValueError
             if step["parents"][0] != -1 or not all(type(p) is int and 0 <= p < i for i, p in enumerate(step["parents"]) if i):
                 raise ValueError
-            if not all(type(node) is int and 0 <= node < n for node in (*step["path"], *step["copied"])):
+            if not all(type(node) is int and 0 <= node < n for node in (*step["path"], *step["copied"])) or step["path"][0] != 0:
                 raise ValueError
-            if type(step["ms"]) not in (int, float):
+            if not _is_number(step["ms"]):
                 raise ValueError
             for token in step["tokens"]:
                 if not isinstance(token["text"], str) or token["how"] not in (ROOT, SPINE, SIBLING, COPIED):
                     raise ValueError
-                if type(token["depth"]) is not int or type(token["entropy"]) not in (int, float, type(None)):
+                if type(token["depth"]) is not int or not (token["entropy"] is None or _is_number(token["entropy"])):
                     raise ValueError
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

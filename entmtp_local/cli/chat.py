@@ -36,6 +36,7 @@ from entmtp_local.files import check_writable
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.protocol import Policy
+from entmtp_local.speculative.sampling import SamplingOptions
 
 
 @click.command()
@@ -113,6 +114,11 @@ def chat(
             except click.Abort:
                 raise UsageError("stopped; the policy is what it was.") from None
 
+        def check_sampling(sampling: SamplingOptions) -> None:
+            check_grammar(sampling)
+            with session.new_sampler(sampling):
+                pass  # the vocabulary has the tokens that it names
+
         policy, seconds = ready(plan.policy)
         settings = Settings(
             policy=policy,
@@ -133,7 +139,7 @@ def chat(
             stop_texts=template.stop_texts,
             terminal=terminal,
             ready=changed,
-            check_grammar=check_grammar,
+            check_sampling=check_sampling,
             keeper=_keeper(plan, session, conversation, terminal) if keeps else None,
             trace_file=trace_file,
             model=str(plan.session.model_path),

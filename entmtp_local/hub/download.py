@@ -241,6 +241,9 @@ def _receive(url: str, out: IO[bytes], size: int, bar: tqdm) -> None:
             out.seek(0)
             out.truncate()
             bar.reset()
+        elif not (part := response.headers.get("Content-Range", "")).startswith(f"bytes {start}-"):
+            # what has been fetched stays as it is
+            raise ValueError(f"it sends {part!r} of a file where the bytes from {start} on were asked for")
         for block in response.iter_bytes(CHUNK_BYTES):
             out.write(block)
             bar.update(len(block))

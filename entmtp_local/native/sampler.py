@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
@@ -277,6 +277,10 @@ def grammar_text(options: SamplingOptions) -> str:
     with suppress(ValueError):
         if not isinstance(json.loads(options.json_schema), dict):
             raise UsageError("the JSON schema must be an object, such as {} for any object.")
+    # The converter writes repetitions out, too: those of strings and lists, and those in patterns.
+    bounds = re.findall(r'"(?:min|max)(?:Length|Items)"\s*:\s*(\d+)', options.json_schema)
+    bounds += [number for pair in re.findall(r"\{(\d*),?(\d*)\}", options.json_schema) for number in pair]
+    _check_bounds(bounds)
     library.load()
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
@@ -359,10 +363,14 @@ def _check_repetitions(grammar: str) -> None:
     for least, most in re.findall(r"\{\s*(\d+)\s*,\s*(\d+)\s*\}", bare):
         if int(most) < int(least):
             raise UsageError(f"the grammar repeats something at least {least} and at most {most} times: swap them.")
-    if any(len(number) > 9 or int(number) > _MAX_REPETITION for number in re.findall(r"\{[^}]*?(\d+)\s*\}", bare)):
-        raise UsageError(f"the grammar (or its schema) repeats something over {_MAX_REPETITION} times: lower the bound.")
+    _check_bounds(number for pair in re.findall(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}", bare) for number in pair)
     if max(sum(map(bare.count, "?*+")), bare.count("|")) > _MAX_CHOICES:
         raise UsageError(f"the grammar has more than {_MAX_CHOICES} optional parts or alternatives: simplify it.")
+
+
+def _check_bounds(numbers: Iterable[str]) -> None:
+    if any(len(number) > 9 or int(number or 0) > _MAX_REPETITION for number in numbers):
+        raise UsageError(f"the grammar (or its schema) repeats something over {_MAX_REPETITION} times: lower the bound.")
 
 
 def _nesting(grammar: str) -> int:

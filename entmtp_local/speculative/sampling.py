@@ -20,6 +20,9 @@ MAX_SEED = 2**32 - 2
 # Below this the quotient logit / temp overflows a 32-bit float; the limit it stands for is the arg-max.
 MIN_TEMP = 1e-6
 
+# llama.cpp makes room for as many tokens at once; longer texts than this are no model's.
+MAX_LAST_N = 2**24
+
 _MAX_F32 = 3.4028234663852886e38
 
 # What follows "general.sampling." in a GGUF key -> (field, type). Source: LLM_KV_GENERAL_SAMPLING_* of llama-arch.cpp.
@@ -79,7 +82,7 @@ class SamplingOptions:
             self.repeat_penalty,
             "above 0 (1 switches it off)",
         )
-        _require(0 <= self.repeat_last_n < 2**31, "repeat-last-n", self.repeat_last_n, "0 or more")
+        _require(0 <= self.repeat_last_n <= MAX_LAST_N, "repeat-last-n", self.repeat_last_n, f"between 0 and {MAX_LAST_N}")
         _require(_finite(self.presence_penalty), "presence-penalty", self.presence_penalty, "a finite number")
         _require(_finite(self.frequency_penalty), "frequency-penalty", self.frequency_penalty, "a finite number")
         if self.seed is not None:

@@ -252,6 +252,7 @@ def test_a_grammar_that_no_token_can_follow_is_an_error_not_an_abort(vocabulary:
         ('root ::= "a', "unexpected end of input"),
         ('root ::= "\\q"', "unknown escape"),
         ('root ::= "a"{9999999999999999999999}', "repeats something over 2000 times"),
+        ('root ::= "a"{9999999,}', "repeats something over 2000 times"),
         ('root ::= "a"{5,2}', "at least 5 and at most 2"),
         ("root ::= " + '"a"? ' * 9000, "more than 2000 optional parts"),
         ("root ::= " + " | ".join(['"a"'] * 3000), "more than 2000 optional parts"),
@@ -291,6 +292,21 @@ def test_tokens_named_in_a_grammar_are_left_to_the_vocabulary(vocabulary: Vocabu
 def test_a_schema_that_is_no_schema(schema: str) -> None:
     with pytest.raises(UsageError, match="cannot be turned into a grammar|must be an object"):
         check_grammar(SamplingOptions(json_schema=schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "string", "minLength": 999999999999}',
+        '{"type": "array", "items": {"type": "string", "maxLength": 99999}}',
+        '{"type": "array", "items": {}, "maxItems" : 2001}',
+        '{"type": "string", "pattern": "^a{99999999,}$"}',
+    ],
+)
+def test_a_schema_whose_bounds_would_be_written_out_for_ever(schema: str) -> None:
+    with pytest.raises(UsageError, match="repeats something over 2000 times: lower the bound"):
+        check_grammar(SamplingOptions(json_schema=schema))
+    check_grammar(SamplingOptions(json_schema='{"type": "string", "minLength": 2, "maxLength": 20}'))
 
 
 def test_closing_twice_is_harmless(vocabulary: Vocabulary) -> None:

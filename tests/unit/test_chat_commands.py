@@ -78,7 +78,9 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
     before = ["/set temp 0.5", "/set --top_k 7", "/set seed 9", "/set max-tokens 3", "/set logit-bias 5-inf"]
     later = ["/set seed -1", "/set logit-bias none", "/set max-tokens none", "Ho", "/set"]
     result = chat(["abcdef", "g"], *before, "/set draft-vocab full", "/set copy off", "Hi", *later)
-    first, second = (sampler.options for sampler in chat.session.samplers)
+    # four changes of the sampler are tried before the first answer, and two before the second
+    assert len(chat.session.samplers) == 8
+    first, second = chat.session.samplers[4].options, chat.session.samplers[7].options
     assert (first.temp, first.top_k, first.seed, first.logit_bias) == (0.5, 7, 9, ((5, float("-inf")),))
     assert second.logit_bias == () and second.temp == 0.5
     assert result.stdout == "abc\ng\n" and "(cut after -n 3 tokens)" in result.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from fakes import FakeSession
+from fakes import FakeSampler, FakeSession
 from transcripts import Chat
 
 from entmtp_local.chat import keeping
@@ -21,6 +21,7 @@ from entmtp_local.chat.store import Store
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.cli import chat as command
 from entmtp_local.errors import UsageError
+from entmtp_local.speculative.sampling import SamplingOptions
 
 
 @pytest.fixture
@@ -219,3 +220,28 @@ def test_what_a_model_or_a_file_said_cannot_act_on_the_terminal(monkeypatch: pyt
     terminal = Terminal(io.StringIO(), io.StringIO(), screen, show_stats=False)
     terminal.note("a \x1b]0;title\x07\x1b[2Jred\x9b31m")
     assert screen.getvalue() == "a ]0;title[2Jred31m\n"
+
+
+def test_a_model_without_a_word_is_no_riddle(chat: Chat) -> None:
+    result = chat(["", "two"], "Hi", "Ho")
+    assert "(the model ended without a word: this message is not kept)" in result.stderr
+    assert result.stdout == "\ntwo\n" and kept(chat) == ["Ho", "two"]
+
+
+def test_errors_do_not_repeat_all_of_what_was_entered(chat: Chat) -> None:
+    result = chat(["one"], "/set " + "9" * 50_000, "/load " + "x" * 50_000, "/read " + "/y" * 9_000, "Hi")
+    assert result.stderr.count("error: ") == 3 and len(result.stderr) < 4000 and result.stdout == "one\n"
+    assert "there is no setting 999" in result.stderr and "and /policy." in result.stderr
+
+
+def test_what_cannot_be_sampled_is_refused_when_it_is_set(chat: Chat) -> None:
+    sampler = FakeSession.new_sampler
+
+    def checked(self: FakeSession, options: SamplingOptions) -> FakeSampler:
+        if options.logit_bias:
+            raise UsageError("--logit-bias names token 4000000000, but this model's ids end at 303.")
+        return sampler(self, options)
+
+    chat.monkeypatch.setattr(FakeSession, "new_sampler", checked)
+    result = chat(["one"], "/set logit-bias 4000000000-1", "Hi")
+    assert result.stderr.count("names token 4000000000") == 1 and result.stdout == "one\n"

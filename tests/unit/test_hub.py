@@ -248,6 +248,17 @@ def test_damaged_beginnings_are_found_and_removed(hub: FakeHub, left: bytes) -> 
     assert pull().path.read_bytes() == content()
 
 
+def test_parts_that_were_not_asked_for_are_refused_and_what_was_fetched_stays(hub: FakeHub) -> None:
+    partial = repo_folder("o/r") / "blobs" / f"{hashlib.sha256(content()).hexdigest()}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(content()[:50_000])
+    hub.wrong_ranges = True
+    assert "is not what a hub answers" in refusal() and "bytes from 50000 on" in refusal()
+    assert partial.read_bytes() == content()[:50_000]
+    hub.wrong_ranges = False
+    assert pull().path.read_bytes() == content()
+
+
 def test_bytes_that_change_on_their_way_are_found(hub: FakeHub) -> None:
     hub.spoil = lambda data: data[:123_456] + b"\0" + data[123_457:]
     sentence = refusal()

@@ -29,6 +29,7 @@ def test_defaults_are_those_of_llama_cpp() -> None:
         ({"repeat_penalty": 0.0}, "--repeat-penalty"),
         ({"repeat_penalty": 1e-45}, "--repeat-penalty"),
         ({"repeat_last_n": -1}, "--repeat-last-n"),
+        ({"repeat_last_n": 2**31 - 1}, "--repeat-last-n"),
         ({"presence_penalty": math.inf}, "--presence-penalty"),
         ({"frequency_penalty": math.nan}, "--frequency-penalty"),
         ({"seed": -1}, "--seed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import re
 from html.parser import HTMLParser
@@ -150,6 +151,7 @@ def test_what_is_no_trace_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ("model", None), ("answers", 0, "question", 5), (*first, "parents", []), (*first, "parents", [-1, 5, 0, 1, 1, 2, 4]),
         (*first, "path", [99]), (*first, "copied", ["x"]), (*first, "ms", "fast"), (*first, "nodes", ["x"]),
         (*first, "tokens", 0, "how", "magic"), (*first, "tokens", 0, "entropy", "low"), (*first, "tokens", 0, "depth", None),
+        (*first, "ms", 10**400), (*first, "tokens", 0, "entropy", math.nan), (*first, "path", []), (*first, "path", [1]),
     ):  # fmt: skip
         damaged.append(changed(*places))
     for case in damaged:
