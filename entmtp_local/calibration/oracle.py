@@ -18,7 +18,7 @@ from entmtp_local.speculative.profile import NodePath, Profile, shape_of
 from entmtp_local.speculative.protocol import Evidence, Outcome
 from entmtp_local.speculative.static import OFF, StaticPolicy
 from entmtp_local.speculative.throughput import DEPTH, WIDTH, Throughput
-from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.tree import TreeShape
 
 # All trees of so many drafted nodes are tried; larger ones only as they are grown.
 N_EXHAUSTIVE = 6
@@ -32,7 +32,7 @@ class _Informed(Throughput):
         super().__init__(depth=min(DEPTH, log.shape.max_depth), width=1 if log.shape.is_chain else WIDTH)
         self.acceptance.weights = weights  # type: ignore[assignment]
         self._known_rate = rate
-        self._best = levels
+        self._shape = self._plans[levels]
 
     @property
     def _rate(self) -> float:
@@ -41,12 +41,7 @@ class _Informed(Throughput):
     def plan(self, evidence: Evidence) -> TreeShape:
         assert self.cost is not None
         self.cost.at(evidence.n_past)
-        return self._plans[self._best]
-
-    def select(self, tree: DraftTree) -> DraftTree:
-        # no looks: the number of levels is known
-        self._n_looks[0], self._n_steps = 1 << 20, 1
-        return super().select(tree)
+        return self._shape
 
     def learn(self, outcome: Outcome) -> None:
         pass

@@ -7,11 +7,10 @@ then, once the head has spoken, which of the drafted nodes to verify.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import mul
 
 import numpy as np
@@ -19,28 +18,20 @@ import numpy as np
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostModel, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
+from entmtp_local.speculative.levels import Levels
+from entmtp_local.speculative.looks import Looks
 from entmtp_local.speculative.profile import ALL, Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_EXPLORE = 12  # at least so many steps lie between two that draft more levels than seem to pay
-_SPENT = 0.005  # share of the time that such drafts may take
-_DEEPER = 5  # levels more
-_PLAIN = 128  # steps between two looks at what plain steps take, where drafts bring little
-_FIRST_PLAIN = 8  # steps before the first one
-_PLAIN_RUN = 4  # plain steps of such a look: the first one behind a draft takes longer
-_LITTLE = 1.3  # times the speed of plain steps
-_SURELY = 0.02  # share of a step's tokens by which drafts must be better than none
+_DEEPER = 5  # levels more, where drafts are looked at
 _FIRST_STEPS = 8  # which draft all levels, where drafts are known to pay
-_ENOUGH = 4  # looks after which levels are given up
-_EXPECTED = 4  # looks that what calibration saw counts for
-_WEIGHT = 1 / 64  # weight of the newest step in the averages
-_MISSED, _MISSED_PRIOR = 1 / 128, 16  # and in what steps bring beyond what was expected, which is believed to be nothing at first
-_INTERRUPTED = 2.0  # times the seconds that were expected: more is something else's
+_LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
+_WEIGHT = 1 / 64  # of the newest step in the averages
+_BESIDE = 0.1  # and in what steps take beside draft and verification
 _MAX_SHAPES = 4096
-_BESIDE = 0.1  # weight of the newest step in what steps take beside draft and verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +89,21 @@ class Throughput:
         self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        # [d]: tokens that level d + 1 promised where it was drafted and seconds more of verifying them, on average, and how often
-        # one looked
-        self._gains, self._prices, self._n_looks = [0.0] * depth, [0.0] * depth, [0] * depth
+        self._levels, self._looks = Levels(depth), Looks()
         self._expected = (1.0, 0.0)  # tokens and seconds of the step under way
-        self._missed = (
-            0.0  # tokens that steps with drafts bring beyond what was expected, less the price of their seconds, an average
-        )
-        self._best = depth  # levels that pay: all, until it has been seen what they bring
-        self._n_learnt = self._n_drafted = 0
-        self._since, self._exploring = 0, False  # steps since the last one that explored
-        self._explore_left = 0  # steps that are to explore, too
+        self._n_learnt = 0
         self._drafted_last = False
-        self._until_plain, self._plain_left = _FIRST_PLAIN, 0
         self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
         self._rows = np.zeros((0, 0))  # of the last drafted tree
         self._kept: tuple[int, ...] = ()  # what of it was verified
-        self._saved, self._price = 0.0, 0.0  # seconds that may be spent on exploring, and what it took the last time
         self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
         self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
 
     @property
     def exploring(self) -> bool:
         """Whether the last step was to find something out, rather than the best that is known."""
-        return self._exploring
+        return self._looks.exploring
 
     @property
     def plain_rate(self) -> float:
@@ -134,9 +115,10 @@ class Throughput:
         """Tokens per second that are being achieved, or would be by plain steps."""
         return max(self._tokens / self._seconds, self.plain_rate)
 
-    def _draft_seconds(self, n_levels: int, cost: CostModel) -> float:
+    def _draft_seconds(self, n_levels: int) -> float:
         """What a step takes that drafts so many levels, beyond its verification and what a plain step takes too."""
-        return cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
+        assert self.cost is not None
+        return self.cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
 
     @property
     def max_depth(self) -> int:
@@ -171,13 +153,10 @@ class Throughput:
         cost, tokens = self.cost, list(accumulate(accumulate(accepted, mul), initial=1.0))
         seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
         chains = {n: (tokens[n], seconds[n + 1]) for n in range(min(self._depth + 1, len(tokens))) if n + 1 in seconds}
-        speeds = [(n_tokens, taken + self._draft_seconds(n, cost)) for n, (n_tokens, taken) in chains.items()]
+        speeds = [(n_tokens, taken + self._draft_seconds(n)) for n, (n_tokens, taken) in chains.items()]
         self._tokens, self._seconds = max(speeds, key=lambda speed: speed[0] / speed[1])
-        for shorter, longer in pairwise(chains):
-            self._gains[longer - 1] = chains[longer][0] - chains[shorter][0]
-            self._prices[longer - 1] = chains[longer][1] - chains[shorter][1]
-        self._n_looks = [_EXPECTED] * self._depth
-        self._choose(cost)
+        self._levels.expect(chains)
+        self._levels.choose(self._rate, self._tokens, self._draft_seconds)
 
     def plan(self, evidence: Evidence) -> TreeShape:
         if self.cost is None:
@@ -188,78 +167,15 @@ class Throughput:
             self._context = Context(entropy, self._running.add(entropy), self._accepted)
         if self._variant.budget:
             return self._plans[-1]
-        if self._looks_at_plain():
-            self._exploring = False
+        levels, looks = self._levels, self._looks
+        if looks.at_plain_steps(levels.best > 0 and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
-        self._explore()
-        if self._best and self._n_learnt < _FIRST_STEPS:
+        explores = looks.at_drafts(levels.best == 0)
+        if looks.begins and levels.best == 0:
+            levels.fade()
+        if levels.best and self._n_learnt < _FIRST_STEPS:
             return self._plans[-1]
-        return self._plans[min(self._depth, self._best + _DEEPER) if self._exploring else self._best]
-
-    def _explore(self) -> None:
-        """Whether to draft more levels than seem to pay, now and then: how else could one know that they do again?"""
-        self._since += 1
-        if self._explore_left > 0 or (self._exploring and self._best == 0 and self._price <= 0):
-            # on, too, while that is faster than not to draft
-            self._explore_left -= 1
-            return
-        self._exploring = self._since >= _EXPLORE and self._saved >= self._price
-        if not self._exploring:
-            return
-        self._since, self._price = 0, 0.0
-        if self._best == 0:
-            # the first draft behind plain steps feeds the head all of them, and those that follow are cheap. What was seen long
-            # ago, perhaps of another text, counts no more than what is seen now
-            self._explore_left = _ENOUGH - 1
-            self._n_looks = [min(n, _EXPECTED) for n in self._n_looks]
-            self._n_drafted = 0
-
-    def _looks_at_plain(self) -> bool:
-        """Whether to draft nothing so that what this takes is known: sizes that are not used follow those that are."""
-        if self._plain_left > 0:
-            self._plain_left -= 1
-            return True
-        self._until_plain -= 1
-        if self._until_plain > 0:
-            return False
-        self._until_plain = _PLAIN
-        if self._best == 0 or self._tokens / self._seconds > _LITTLE * self.plain_rate:
-            return False
-        self._plain_left = _PLAIN_RUN - 1
-        return True
-
-    def _look(self, values: list[float], shape: TreeShape, cost: CostModel) -> None:
-        """Note what each level of a drafted tree promises."""
-        rate, seconds, sizes = self._rate, cost.seconds, cost.sizes
-        n_tokens, taken = 1.0, seconds[0]
-        least_first = [-1.0]  # negative values of the nodes so far, ascending
-        for level in range(shape.max_depth):
-            # breadth first: the nodes of a level stand together
-            for value in values[1 + self._width * level : 1 + self._width * (level + 1)]:
-                insort(least_first, -value)
-            expected = list(accumulate(least_first))
-            worth = [-expected[size - 1] - rate * seconds[i] for i, size in enumerate(sizes) if size <= len(expected)]
-            best = worth.index(max(worth))
-            self._n_looks[level] += 1
-            weight = max(_WEIGHT, 1 / self._n_looks[level])
-            before, then = n_tokens, taken
-            n_tokens, taken = -expected[sizes[best] - 1], seconds[best]
-            self._gains[level] += weight * (n_tokens - before - self._gains[level])
-            self._prices[level] += weight * (taken - then - self._prices[level])
-        if self._n_looks[0] >= _ENOUGH:
-            self._choose(cost)
-
-    def _choose(self, cost: CostModel) -> None:
-        """Decide how many levels to draft from now on."""
-        rate, promised, best = self._rate, self._missed, 0
-        # drafts are begun where they surely bring something, and given up where they surely do not
-        most = _SURELY * self._tokens * (-1 if self._best else 1)
-        for level, (gain, price) in enumerate(zip(self._gains, self._prices, strict=True)):
-            promised += gain - rate * price
-            worth = promised - rate * self._draft_seconds(level + 1, cost)
-            if worth > most:
-                best, most = level + 1, worth
-        self._best = best
+        return self._plans[min(self._depth, levels.best + _DEEPER) if explores else levels.best]
 
     def select(self, tree: DraftTree) -> DraftTree:
         cost = self.cost
@@ -273,7 +189,8 @@ class Throughput:
         values[0] = 1.0
         for node in range(1, len(values)):
             values[node] *= values[parents[node]]
-        self._look(values, shape, cost)
+        self._levels.look(values, self._width, self._rate, cost)
+        self._levels.choose(self._rate, self._tokens, self._draft_seconds)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
@@ -281,7 +198,7 @@ class Throughput:
         allowed = [i for i, size in enumerate(sizes) if size <= min(budget or len(values), len(values))]
         # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
         # there: the rate that a node must beat lies between that of the run and this step's own best
-        drafted = self._draft_seconds(shape.max_depth, cost)
+        drafted = self._draft_seconds(shape.max_depth)
         here = max(expected[sizes[i] - 1] / (seconds[i] + drafted) for i in allowed)
         rate = self._rate + self._variant.local * (here - self._rate)
         best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))
@@ -325,23 +242,17 @@ class Throughput:
         beside = min(taken, outcome.seconds - outcome.draft_seconds - outcome.verify_seconds)
         known = self._beside[n_levels > 0]
         self._beside[n_levels > 0] += _BESIDE * (beside - known) if known else beside
-        self._saved += _SPENT * taken
-        if self._exploring:
-            if self._best == 0:
-                price = taken - len(path) / self.plain_rate
-            else:
-                # the first draft of so many levels builds its graph, those after it do not
-                price = min(outcome.draft_seconds, 3 * cost.draft_seconds(n_levels))
-            self._price += price
-            self._saved -= price
+        price = 0.0
+        if self._looks.exploring and self._levels.best == 0:
+            price = taken - len(path) / self.plain_rate
+        elif self._looks.exploring:
+            # the first draft of so many levels builds its graph, those after it do not
+            price = min(outcome.draft_seconds, 3 * cost.draft_seconds(n_levels))
+        self._looks.took(taken, price)
         # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
         if n_levels and self._drafted_last:
             cost.observe_draft(n_levels, outcome.draft_seconds)
-            n_tokens, seconds = self._expected
-            more = min(taken, _INTERRUPTED * seconds) - seconds
-            self._n_drafted += 1
-            weight = max(_MISSED, 1 / (self._n_drafted + _MISSED_PRIOR))
-            self._missed += weight * (len(path) - n_tokens - self._rate * more - self._missed)
+            self._levels.compare(len(path), taken, self._expected, self._rate)
         self._drafted_last = n_levels > 0
         self._accepted += 0.1 * (len(path) - 1 - self._accepted)
         self._n_learnt += 1

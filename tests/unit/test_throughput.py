@@ -244,7 +244,7 @@ def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     for _ in range(200):
         simulation.step(policy)
     assert policy.plan(EVIDENCE).max_depth > 0
-    policy._missed = -3.0
+    policy._levels._missed = -3.0
     simulation.step(policy)
     assert policy.plan(EVIDENCE).max_depth == 0
 
@@ -256,7 +256,7 @@ def test_it_begins_with_what_calibration_saw() -> None:
         acceptance = AcceptanceModel().as_json()
         fit = TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
         policy.calibrated(Profile(CostTable(PROCESSOR, level={1: 1e-3}), tasks={ALL: fit}))
-        return policy._best
+        return policy._levels.best
 
     assert levels(*[0.02] * 8) == 0
     assert 1 <= levels(0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1) <= 3

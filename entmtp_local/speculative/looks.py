@@ -1,0 +1,69 @@
+"""When to take steps that seem not to be the best, so that what they bring and take stays known."""
+
+from __future__ import annotations
+
+_EXPLORE = 12  # at least so many steps lie between two looks at drafts
+_SPENT = 0.005  # share of the time that looks at drafts may take
+_RUN = 4  # steps of a look, where the first one is dearer than the others
+_PLAIN = 128  # steps between two looks at plain steps
+_FIRST_PLAIN = 8  # steps before the first one
+
+
+class Looks:
+    """Looks at more levels of drafts than seem to pay, and at steps that draft nothing."""
+
+    def __init__(self) -> None:
+        self.exploring = False  # whether the step under way looks at drafts
+        self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
+        self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
+        self._until_plain, self._plain_left = _FIRST_PLAIN, 0
+
+    def at_drafts(self, at_rest: bool) -> bool:
+        """Whether the step under way looks at drafts.
+
+        Args:
+            at_rest: nothing is drafted otherwise. The first draft then feeds the head all that has been accepted meanwhile, and
+                those that follow are cheap: they are taken in a row, and for as long as that is faster than to draft nothing.
+        Returns: see `exploring`; `begins` says whether it is the first step of a look.
+        """
+        self._since += 1
+        if self._left > 0 or (self.exploring and at_rest and self._price <= 0):
+            self._left -= 1
+            return True
+        self.exploring = self._since >= _EXPLORE and self._saved >= self._price
+        if self.exploring:
+            self._since, self._price = 0, 0.0
+            self._left = _RUN - 1 if at_rest else 0
+        return self.exploring
+
+    @property
+    def begins(self) -> bool:
+        return self.exploring and self._since == 0
+
+    def at_plain_steps(self, wanted: bool) -> bool:
+        """Whether the step under way drafts nothing so that what this takes is known.
+
+        Args:
+            wanted: whether it would matter.
+        """
+        if self._plain_left > 0:
+            self._plain_left -= 1
+        else:
+            self._until_plain -= 1
+            if self._until_plain > 0:
+                return False
+            self._until_plain = _PLAIN
+            if not wanted:
+                return False
+            self._plain_left = _RUN - 1
+        self.exploring = False
+        return True
+
+    def took(self, seconds: float, price: float) -> None:
+        """Count a step.
+
+        Args:
+            price: seconds of it that a look at drafts cost; 0 where it was none.
+        """
+        self._saved += _SPENT * seconds - price
+        self._price += price
