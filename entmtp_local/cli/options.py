@@ -326,9 +326,11 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
     opened, wanted = plan.session, plan.policy
     if policy is not wanted and (wanted.max_depth > opened.max_depth or wanted.max_nodes > opened.max_nodes):
         how = "less than" if policy.name == wanted.name else f"{policy.name} instead of"
+        limits = session.limits
+        deep = f", {limits.max_depth} deep," if limits.max_depth < limits.max_nodes else ""
         note(
-            f"drafting {how} {wanted.name}: this session was opened for drafts of up to {opened.max_nodes} "
-            f"tokens, {opened.max_depth} deep; start with --policy {wanted.name} for more."
+            f"drafting {how} {wanted.name}: this session was opened for {limits.max_nodes} drafted tokens a step{deep} at most; "
+            f"start with --policy {wanted.name} for more."
         )
     elif policy.name != wanted.name and not session.notices:
         note(f"drafting {policy.name} instead of {wanted.name}: {session.limits.reason}.")
