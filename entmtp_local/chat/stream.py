@@ -76,45 +76,29 @@ def without_control(text: str) -> str:
 
 
 def stats_line(stats: Stats, rule: AcceptanceRule = STRICT, plain_step: float | None = None) -> str:
-    """One line after an answer: rate, and where something was drafted what came of it; a rule that is not lossless is named.
+    """The line after an answer: rate, and where something was drafted what came of it; a rule that is not lossless is named.
 
     Args:
         plain_step: seconds of a step that drafts nothing, as the cost model has them.
     """
-    parts = _rate(stats)
     # a few steps say more of what else the machine did
-    if plain_step and stats.n_nodes and stats.n_steps >= _MIN_STEPS:
-        parts.append(_ratio(stats, plain_step))
-    return _line(parts, rule)
+    return figures(stats, rule, plain_step if stats.n_steps >= _MIN_STEPS else None)
 
 
 def figures(stats: Stats, rule: AcceptanceRule = STRICT, plain_step: float | None = None) -> str:
     """All figures in a line, as `stats_line` takes them."""
-    parts = _rate(stats)
-    if stats.n_nodes:
-        parts += [
-            f"{stats.nodes_per_step:.1f} nodes/step",
-            f"{100 * stats.n_plain_steps / stats.n_steps:.0f} % plain steps",
-        ]
-        if plain_step:
-            parts.append(_ratio(stats, plain_step))
-    return _line(parts, rule)
-
-
-def _rate(stats: Stats) -> list[str]:
     parts = [f"{stats.n_generated} tokens", f"{stats.tokens_per_second:.1f} t/s"]
     if stats.n_nodes:
         # the end of an answer took its step, too: plain decoding has 1
         per_step = (stats.n_generated - 1 + stats.n_ends) / stats.n_steps
-        parts += [f"{per_step:.2f} tokens/step", f"{100 * stats.acceptance:.0f} % of drafts accepted"]
-    return parts
-
-
-def _ratio(stats: Stats, plain_step: float) -> str:
-    return f"{stats.tokens_per_second * plain_step:.2f}x plain decoding by the cost model"
-
-
-def _line(parts: list[str], rule: AcceptanceRule) -> str:
+        parts += [
+            f"{per_step:.2f} tokens/step",
+            f"{100 * stats.acceptance:.0f} % accepted",
+            f"{stats.nodes_per_step:.1f} nodes/step",
+            f"{100 * stats.n_plain_steps / stats.n_steps:.0f} % plain steps",
+        ]
+        if plain_step:
+            parts.append(f"{stats.tokens_per_second * plain_step:.2f}x plain")
     if not rule.lossless:
         parts.append(f"{rule.name} acceptance: not the model's own distribution")
     return "[" + ", ".join(parts) + "]"

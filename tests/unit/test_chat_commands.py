@@ -169,7 +169,7 @@ def test_plain_decoding_has_one_token_a_step(chat: Chat) -> None:
     """The first token is of the prompt's pass, the end of an answer takes a step of its own."""
     chat.monkeypatch.setattr(FakeSession, "draft", lambda self, shape: DraftTree(shape, (0,) * shape.n_nodes))
     result = chat(["some words"], "Hi", "/stats", options=["--policy", "chain:1"])
-    assert "1.00 tokens/step, 0 % of drafts accepted" in result.stderr
+    assert "1.00 tokens/step, 0 % accepted" in result.stderr
 
 
 def test_thinking_is_switched_by_the_template_and_hidden_by_the_chat(chat: Chat) -> None:

@@ -67,13 +67,11 @@ def test_dimming(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, environment
 
 def test_the_line_of_figures() -> None:
     stats = Stats(n_prompt=3, n_generated=11, n_steps=4, n_nodes=12, n_plain_steps=1, accepted_per_depth=[4, 2])
-    line = "11 tokens, 5.0 t/s, 2.50 tokens/step, 50 % of drafts accepted"
-    more = f"{line}, 3.0 nodes/step, 25 % plain steps"
+    line = "11 tokens, 5.0 t/s, 2.50 tokens/step, 50 % accepted, 3.0 nodes/step, 25 % plain steps"
     stats.seconds["decode"] = 2.0
-    assert stats_line(stats, plain_step=0.25) == f"[{line}]" and figures(stats) == f"[{more}]"
-    assert figures(stats, plain_step=0.25) == f"[{more}, 1.25x plain decoding by the cost model]"
-    long = replace(stats, n_steps=32)
-    assert stats_line(long, plain_step=0.25).endswith(", 1.25x plain decoding by the cost model]")
+    assert stats_line(stats, plain_step=0.25) == figures(stats) == f"[{line}]"
+    assert figures(stats, plain_step=0.25) == f"[{line}, 1.25x plain]"
+    assert stats_line(replace(stats, n_steps=32), plain_step=0.25).endswith(", 1.25x plain]")
     assert stats_line(stats, Typical(0.8)) == (f"[{line}, typical acceptance: not the model's own distribution]")
     stats.n_nodes = 0
     assert stats_line(stats) == "[11 tokens, 5.0 t/s]"
