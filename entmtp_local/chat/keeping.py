@@ -1,6 +1,6 @@
 """Keeps the conversation that is going on: transcript after every answer, the model's state when it is left.
 
-Whatever cannot be kept is told once and never ends the chat.
+Whatever cannot be kept is told once, and again when the conversation is left; it never ends the chat.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.interrupt import Interrupt
-from entmtp_local.chat.store import ELSEWHERE, Claim, Journal, Store, Transcript, check_name, new_name
+from entmtp_local.chat.store import ELSEWHERE, Claim, Journal, Store, Transcript, check_name, new_name, questions
 from entmtp_local.errors import EntMTPError, StateError, TranscriptError, UsageError
 from entmtp_local.native.session import Session
 from entmtp_local.native.state_file import load_state, save_state
@@ -50,9 +50,8 @@ class Keeper:
         self._model, self._identity, self._note = dict(model), dict(identity), note
         self._memory = memory
         self._told: set[str] = set()  # of which conversations it was said that their state is not kept
-        self._failed = False
         self._claim: Claim | None = None
-        self.new()
+        self._begin(Transcript(new_name(), conversation.as_json(), self._model))
 
     @property
     def name(self) -> str:
@@ -60,9 +59,14 @@ class Keeper:
 
     def new(self) -> None:
         """From now on it is another conversation."""
+        self.tell_lost()
         self.close()
-        self._transcript = Transcript(new_name(), self._conversation.as_json(), self._model)
-        self._is_named = False
+        self._begin(Transcript(new_name(), self._conversation.as_json(), self._model))
+
+    def _begin(self, transcript: Transcript, *, is_named: bool = False) -> None:
+        self._transcript, self._is_named = transcript, is_named
+        self._n_saved = transcript.n_turns if is_named else 0
+        self._why = ""  # the last thing that was to be kept is not
 
     def journal(self, question: str) -> Journal | None:
         """Where an answer is noted while it is streamed."""
@@ -87,12 +91,26 @@ class Keeper:
         except OSError as error:
             self._fail(error)
             return False
+        self._n_saved, self._why = transcript.n_turns, ""
         return True
 
     def _fail(self, error: OSError) -> None:
-        if not self._failed:
+        if not self._why:
             self._note(f"(the conversation cannot be kept in {self.store.folder}: {error.strerror or error})")
-        self._failed = True
+        self._why = error.strerror or str(error)
+
+    def tell_lost(self) -> bool:
+        """Tell how much of a conversation that is left is not kept; whether that is anything."""
+        n, n_saved = self._transcript.n_turns, self._n_saved
+        if not self._why or not n:
+            return False
+        if not n_saved:
+            self._note(f"(this conversation, {questions(n)}, is not kept: {self._why})")
+        elif n_saved < n:
+            self._note(f"(only the first {n_saved} of {questions(n)} are kept, as {self.name}: {self._why})")
+        else:
+            self._note(f"({self.name} is kept as it was before the last change: {self._why})")
+        return True
 
     def rename(self, name: str) -> None:
         """Give the conversation a name of the user's.
@@ -140,10 +158,11 @@ class Keeper:
             if claim is not None and not is_ours:
                 claim.drop()
             raise
+        self.tell_lost()
         if not is_ours:
             self.close()
             self._claim = claim
-        self._transcript, self._is_named = transcript, True
+        self._begin(transcript, is_named=True)
         if transcript.cut:
             self.save()
         if not same and transcript.model:

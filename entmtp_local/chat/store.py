@@ -256,6 +256,7 @@ class Journal:
     """The answer under way, appended to a file: no process that is killed loses what it has shown."""
 
     def __init__(self, path: Path, question: str, n_messages: int = 0) -> None:
+        self._path = path
         path.unlink(missing_ok=True)  # also what is no file, which would be waited for
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: IO[bytes] | None = os.fdopen(file, "wb", buffering=0)
@@ -272,6 +273,9 @@ class Journal:
         except OSError:
             # a full disc: the conversation goes on, and what can be kept of it is told when the transcript is saved
             self.close()
+            with suppress(OSError):
+                if not self._path.stat().st_size:
+                    self._path.unlink()
 
     def close(self) -> None:
         if self._file is not None:

@@ -15,9 +15,9 @@ import pytest
 from fakes import FakeSampler, FakeSession
 from transcripts import Chat
 
-from entmtp_local.chat import keeping
+from entmtp_local.chat import keeping, store
 from entmtp_local.chat.conversation import Conversation
-from entmtp_local.chat.store import Store
+from entmtp_local.chat.store import Store, Transcript
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.cli import chat as command
 from entmtp_local.errors import UsageError
@@ -264,3 +264,70 @@ def test_what_cannot_be_sampled_is_refused_when_it_is_set(chat: Chat) -> None:
     chat.monkeypatch.setattr(FakeSession, "new_sampler", checked)
     result = chat(["one"], "/set logit-bias 4000000000-1", "Hi")
     assert result.stderr.count("names token 4000000000") == 1 and result.stdout == "one\n"
+
+
+def full_disc(patch: pytest.MonkeyPatch, after: int = 0) -> None:
+    """Nothing can be written any more, `after` transcripts apart."""
+    save, n = Store.save, 0
+
+    def full(self: Store, transcript: Transcript) -> None:
+        nonlocal n
+        n += 1
+        if n > after:
+            raise OSError(28, "No space left on device")
+        save(self, transcript)
+
+    patch.setattr(Store, "save", full)
+
+
+def test_the_last_line_says_what_is_not_kept(chat: Chat, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        full_disc(patch)
+        last = chat(["one", "two"], "Hi", "Ho").stderr.splitlines()[-1]
+        assert last.endswith("(this conversation, 2 questions, is not kept: No space left on device)")
+        result = chat(["one", "two"], "Hi", "/clear", "Ho")
+        assert result.stderr.count("(this conversation, 1 question, is not kept: ") == 2 and "kept as" not in result.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        full_disc(patch, 1)
+        result = chat(["one", "two", "three"], "Hi", "Ho", "Hm")
+        (name,) = (name for name in chat.store.names() if chat.store.path(name).exists())
+        told = f"(only the first 1 of 3 questions are kept, as {name}: No space left on device)"
+        assert result.stderr.splitlines()[-1].endswith(told) and result.stderr.count("cannot be kept in") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        full_disc(patch, 1)
+        result = chat(["one", "two"], "Hi", "/regen")
+        assert "is kept as it was before the last change: No space" in result.stderr.splitlines()[-1]
+    chat.monkeypatch.setenv("XDG_DATA_HOME", str(chat.store.path(name)))
+    assert "(this conversation, 1 question, is not kept: " in chat(["one"], "Hi").stderr.splitlines()[-1]
+
+
+def test_a_disc_that_has_room_again_keeps_everything(chat: Chat) -> None:
+    save, n = Store.save, 0
+
+    def full_once(self: Store, transcript: Transcript) -> None:
+        nonlocal n
+        n += 1
+        if n in (1, 3):
+            raise OSError(28, "No space left on device")
+        save(self, transcript)
+
+    chat.monkeypatch.setattr(Store, "save", full_once)
+    result = chat(["one", "two", "three"], "Hi", "Ho", "Hm")
+    assert "(kept as " in result.stderr.splitlines()[-1] and kept(chat) == ["Hi", "one", "Ho", "two", "Hm", "three"]
+    assert result.stderr.count("cannot be kept in") == 2, "the second time is another one"
+
+
+def test_a_full_disc_leaves_no_empty_file(chat: Chat) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    def opened(number: int, *_: object, **__: object) -> Full:
+        os.close(number)
+        return Full()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.os, "fdopen", opened)
+        full_disc(patch)
+        chat(["one"], "Hi")
+    assert list(chat.folder.glob("*.part")) == [] and chat.store.names() == []
