@@ -77,7 +77,10 @@ def help_text(width: int) -> str:
     """All commands, one line each, or two where there is no room."""
     rows = [(f"/{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()]
     rows += [
-        ("Ctrl-C", "stops the answer; what was said so far stays. Clears the line; twice where there is none leaves."),
+        (
+            "Ctrl-C",
+            "stops the answer; what was said stays, a message without a word of one does not. Clears the line; twice leaves.",
+        ),
         ("Ctrl-D", "leaves."),
         ('"""', "begins a message of several lines, and ends it; Alt-Enter starts a new line in any."),
     ]

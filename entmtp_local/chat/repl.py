@@ -202,7 +202,9 @@ class Repl:
         question = "\n\n".join([*self.attached, ask.question])
         before = self.conversation.as_json() if ask.snapshot is None else ask.snapshot
         try:
-            if self._answer(question):
+            if self._answer(
+                question, "your message is not part of the conversation" if ask.snapshot is None else "nothing has changed"
+            ):
                 return
         except ContextFullError as error:
             n = int(str(error)) if str(error).isdigit() else self.session.n_ctx
@@ -222,8 +224,8 @@ class Repl:
         self.conversation.load(before, ids=True)
         self.keep()
 
-    def _answer(self, question: str) -> bool:
-        """Returns: whether there is an answer."""
+    def _answer(self, question: str, unanswered: str) -> bool:
+        """Returns: whether there is an answer; where it was stopped before its first word, `unanswered` is told."""
         journal = self.keeper.journal(question) if self.keeper is not None else None
         n_messages = len(self.conversation.messages)
         try:
@@ -239,20 +241,20 @@ class Repl:
             self.attached.clear()
             self.keep()
         self._note_trace(question, answer)
-        self._report(answer)
+        self._report(answer, "" if answered else unanswered)
         # once or more often, in the answer or while it was kept: it is stopped, and no more than that
         self._stopped = self.terminal.pressed.take() > 0
         return answered
 
     # -- what is told
 
-    def _report(self, answer: Answer) -> None:
+    def _report(self, answer: Answer, unanswered: str) -> None:
         n_ctx = self.session.n_ctx
         if answer.n_dropped:
             turns = "oldest question and its answer" if answer.n_dropped == 1 else f"{answer.n_dropped} oldest questions"
             self.terminal.note(f"(the context of {n_ctx} tokens was full: the model no longer sees the {turns})")
         if self.terminal.pressed():
-            self.terminal.note("(stopped)")
+            self.terminal.note(f"(stopped; {unanswered})" if unanswered else "(stopped)")
         elif answer.finish_reason == "context":
             self.terminal.note(f"(the context of {n_ctx} tokens is full and the answer was cut: {self._more_room(n_ctx, n_ctx)})")
             self._failed = True

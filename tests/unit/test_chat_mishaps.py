@@ -62,7 +62,7 @@ def test_an_answer_that_is_to_be_given_again_stays_until_there_is_another(chat: 
 
     chat.monkeypatch.setattr(FakeSession, "prefill", stopped)
     result = chat(["one", "two"], "Hi", entry, "More")
-    assert "(stopped)" in result.stderr and kept(chat) == ["Hi", "one", "More", "two"]
+    assert "(stopped; nothing has changed)" in result.stderr and kept(chat) == ["Hi", "one", "More", "two"]
     assert chat.asked[-1] == "u:Hi|a:one|u:More|A"
 
 
@@ -95,7 +95,8 @@ def test_ctrl_c_between_enter_and_the_answer_stops_the_answer(chat: Chat) -> Non
             if place == "as_json":
                 n = -1  # the keeper asks for it first
             result = chat(["never", "two"], "Hi", "Ho")
-        assert "(stopped)\n" in result.stderr and chat.asked[-1].startswith("u:Ho") and kept(chat)[0] == "Ho", place
+        assert "(stopped; your message is not part of the conversation)\n" in result.stderr, place
+        assert chat.asked[-1].startswith("u:Ho") and kept(chat)[0] == "Ho", place
 
 
 def test_ctrl_c_in_a_command_ends_the_command(chat: Chat) -> None:
@@ -331,3 +332,24 @@ def test_a_full_disc_leaves_no_empty_file(chat: Chat) -> None:
         full_disc(patch)
         chat(["one"], "Hi")
     assert list(chat.folder.glob("*.part")) == [] and chat.store.names() == []
+
+
+@pytest.mark.parametrize(("entry", "asked"), [("/regen", "u:Hi|A"), ("/edit Hey", "u:Hey|A")])
+def test_a_message_stopped_before_the_first_word_is_said_to_be_none(chat: Chat, entry: str, asked: str) -> None:
+    """What goes back from there then goes back from the message before, and nobody is surprised."""
+    prefill, n = FakeSession.prefill, 0
+
+    def stopped(self: FakeSession, prompt: list[int], stop: Callable[[], bool]) -> int:
+        nonlocal n
+        n += 1
+        if n == 2:
+            interrupt()
+        return prefill(self, prompt, stop)
+
+    chat.monkeypatch.setattr(FakeSession, "prefill", stopped)
+    result = chat(["one", "two"], "Hi", "Ho", entry)
+    assert result.stderr.count("(stopped; your message is not part of the conversation)") == 1
+    assert chat.asked[-1] == asked and kept(chat)[1:] == ["two"]
+    # with a word of the answer there is nothing to be told but that it was stopped
+    result = chat(["long words"], "Hi", on_token=lambda n: interrupt() if n == 3 else None)
+    assert "(stopped)\n" in result.stderr and kept(chat)[0] == "Hi"
