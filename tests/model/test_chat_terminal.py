@@ -243,7 +243,7 @@ def test_ctrl_c_right_after_enter_stops_the_answer(person: Callable[..., Person]
     one.types("Hi\r")
     time.sleep(wait)
     one.types("\x03")
-    one.sees("(stopped)")
+    one.sees(re.compile(r"\(stopped[);]"))
     one.at_prompt(2)
     assert one.child.isalive() and "again or Ctrl-D" not in one.text
     one.types("\x04")
