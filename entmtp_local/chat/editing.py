@@ -36,13 +36,22 @@ class LineEditor:
     Args:
         stdin, stdout: the terminal.
         history: file of the lines entered before; made where there is none, and done without where it cannot be.
+        writes_history: lines that are entered from now on are added to it.
         complete: given the words of a line but the last, what the last may be; PATHS for files.
         term: the terminal's kind.
         pressed: counts the times that Ctrl-C is pressed from Enter on.
     """
 
     def __init__(
-        self, stdin: TextIO, stdout: TextIO, history: Path, complete: Complete, term: str | None, pressed: Interrupt
+        self,
+        stdin: TextIO,
+        stdout: TextIO,
+        history: Path,
+        complete: Complete,
+        term: str | None,
+        pressed: Interrupt,
+        *,
+        writes_history: bool = True,
     ) -> None:
         def size() -> Size:
             columns, rows = os.get_terminal_size(stdout.fileno())
@@ -53,7 +62,7 @@ class LineEditor:
         self._changes = False  # what is there already is being changed
         self.cleared = False  # Ctrl-C has cleared the line
         self._session: PromptSession[str] = PromptSession(
-            history=_history(history),
+            history=_history(history, writes_history),
             completer=_Completer(complete, self._make_room),
             complete_while_typing=False,
             multiline=True,
@@ -115,12 +124,13 @@ class LineEditor:
         return keys
 
 
-def _history(path: Path) -> History:
+def _history(path: Path, writes: bool) -> History:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600, exist_ok=True)
+        if writes:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600, exist_ok=True)
         open_file(path).close()  # a pipe would be waited for
-        return _SafeHistory(str(path))
+        return _SafeHistory(str(path)) if writes else _ReadHistory(str(path))
     except OSError:
         return InMemoryHistory()
 
@@ -139,6 +149,13 @@ class _SafeHistory(FileHistory):
             return list(super().load_history_strings())
         except OSError:
             return []
+
+
+class _ReadHistory(_SafeHistory):
+    """What was entered before, and what is entered now in memory alone."""
+
+    def store_string(self, string: str) -> None:
+        return
 
 
 class _Completer(Completer):

@@ -97,7 +97,7 @@ class Repl:
         interactive = self.terminal.interactive
         if interactive:
             self.terminal.note("/help lists the commands, Ctrl-D leaves.")
-            self.terminal.use_editor(self._complete)
+            self.terminal.use_editor(self._complete, writes_history=self.keeper is not None)
         try:
             code = self._loop()
             if code is not None:

@@ -72,8 +72,12 @@ class Terminal:
         """Entries are edited, so that one can stand there already."""
         return self._editor is not None
 
-    def use_editor(self, complete: Complete) -> None:
-        """Edit lines from now on, where this terminal can."""
+    def use_editor(self, complete: Complete, *, writes_history: bool = True) -> None:
+        """Edit lines from now on, where this terminal can.
+
+        Args:
+            writes_history: they are found again at the next start.
+        """
         if not self.interactive:
             return
         if self.can_move:
@@ -82,7 +86,9 @@ class Terminal:
 
             history = user_data() / "entmtp-local" / "history"
             term = os.environ.get("TERM")
-            self._editor = LineEditor(self.stdin, self.stdout, history, complete, term, self.pressed)
+            self._editor = LineEditor(
+                self.stdin, self.stdout, history, complete, term, self.pressed, writes_history=writes_history
+            )
         elif self.stdout.isatty():
             # Importing it is what switches input() over; some Pythons lack it.
             with suppress(ImportError):

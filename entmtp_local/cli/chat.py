@@ -49,7 +49,7 @@ from entmtp_local.speculative.sampling import SamplingOptions
     shell_complete=lambda *call: [name for name in Store.default().names() if name.startswith(call[2])],
     help="Go on with a conversation that was kept; /sessions lists them.",
 )
-@click.option("--no-save", is_flag=True, help="Do not keep this conversation.")
+@click.option("--no-save", is_flag=True, help="Keep nothing of this conversation, nor of what is typed.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the first message.")
 @click.option(
     "--overflow",

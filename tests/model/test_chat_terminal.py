@@ -422,3 +422,28 @@ def test_a_window_without_room(person: Callable[..., Person]) -> None:
     one.sees("1 question  Hi")
     one.types("\x04")
     assert one.leaves() == 0
+
+
+def test_no_save_writes_nothing_that_was_typed(person: Callable[..., Person], tmp_path: Path) -> None:
+    def asks(*options: str) -> Person:
+        one = person(*options)
+        one.at_prompt(1)
+        one.types(f"secret of {len(options)}\r")
+        one.sees("one")
+        one.at_prompt(2)
+        return one
+
+    before = asks()
+    before.types("\x04")
+    assert before.leaves() == 0
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert b"secret of 0" in files[tmp_path / "entmtp-local" / "history"]
+    one = asks("--no-save")
+    # in memory, and before it what is there already
+    one.types("\x1b[A")
+    one.sees(re.compile(r"> secret of 1\n(.*\n)*.*> secret of 1"))
+    one.types("\x1b[A")
+    one.sees("> secret of 0")
+    one.types("\x15\x04")
+    assert one.leaves() == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
