@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -497,3 +499,20 @@ def test_chat_verbose_shows_figures_and_input_must_be_text(monkeypatch: pytest.M
     assert "(cut after -n 2 tokens)\n[2 tokens, " in result.stderr
     result = call(["chat", "m.gguf"], stdin=b"\xff\n")
     assert result.exit_code == 2 and "not UTF-8 text" in result.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_ends_quietly() -> None:
+    code = """
+import os, signal, sys
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Pressed())
+from entmtp_local.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # a shell reports 130 of it
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
