@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import perf_counter
 
 from entmtp_local.chat.conversation import Conversation, Prompt
 from entmtp_local.chat.progress import ReadingProgress
@@ -13,6 +12,7 @@ from entmtp_local.chat.settings import Settings
 from entmtp_local.chat.show import Show
 from entmtp_local.chat.store import Journal
 from entmtp_local.chat.stream import TextStream
+from entmtp_local.chat.suspending import Suspensions
 from entmtp_local.chat.terminal import Terminal
 from entmtp_local.engine import Generation, Stats, Step, generate
 from entmtp_local.errors import ContextFullError
@@ -78,6 +78,10 @@ class Answerer:
         Raises: ModelFileError where the template refuses; ContextFullError where there is no room for the question;
             EngineError where a pass fails. The conversation has not grown then.
         """
+        with Suspensions(self._terminal.shell_keys) as suspensions:
+            return self._answer(question, journal, interrupt, suspensions)
+
+    def _answer(self, question: str, journal: Journal | None, interrupt: Callable[[], bool], suspensions: Suspensions) -> Answer:
         conversation, settings = self._conversation, self._settings
         prompt, n_dropped = self._fitting(question, 0)
         text = TextStream(self._stop_texts)
@@ -97,7 +101,7 @@ class Answerer:
                 return interrupt() or text.stopped
 
             ids = (*prompt.ids, *tokens)
-            n_read, seconds = self._read_ahead(prompt, stop)
+            n_read, seconds = self._read_ahead(prompt, stop, suspensions.clock)
             with self._session.new_sampler(sampling) as sampler:
                 generation = generate(
                     self._session,
@@ -109,11 +113,14 @@ class Answerer:
                     stop=stop,
                     copies=self._copies if settings.copy else None,
                     entropies=settings.trace or self.traces,
+                    clock=suspensions.clock,
                 )
                 try:
                     for step in generation:
                         progress.end()
                         steps.append(step)
+                        if suspensions.take():
+                            show.forget()
                         show.step(step, text)
                 except BaseException:
                     progress.end()
@@ -134,6 +141,8 @@ class Answerer:
                 break
             n_dropped += n_more
             sampling = replace(sampling, seed=((sampling.seed or 0) + 1) % MAX_SEED)
+        if suspensions.take():
+            show.forget()
         show.finish(text)
         # Stopped before the first token: as if it had not been asked.
         if tokens:
@@ -171,11 +180,11 @@ class Answerer:
             raise ContextFullError(str(len(prompt.ids)))
         return prompt, n
 
-    def _read_ahead(self, prompt: Prompt, stop: Callable[[], bool]) -> tuple[int, float]:
+    def _read_ahead(self, prompt: Prompt, stop: Callable[[], bool], clock: Callable[[], float]) -> tuple[int, float]:
         """Read what the prompts to come share with this one, and note the place; tokens computed, seconds."""
         if not self._session.needs_checkpoints:
             return 0, 0.0
         # with a head, what is after a place has to have a token that stays, and the prompt's last token is always computed
         n_stable = min(self._conversation.stable(prompt), len(prompt.ids) - 2)
-        begin = perf_counter()
-        return self._session.read_ahead(prompt.ids, n_stable, stop), perf_counter() - begin
+        begin = clock()
+        return self._session.read_ahead(prompt.ids, n_stable, stop), clock() - begin

@@ -74,6 +74,10 @@ class Show:
         else:
             self._view.tick()
 
+    def forget(self) -> None:
+        """What was drawn is not where it was."""
+        (self._trace or self._view).forget()
+
     def finish(self, text: TextStream) -> None:
         """Show what was held back, and end the line."""
         self._feed(text.finish())

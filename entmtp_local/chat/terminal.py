@@ -43,6 +43,7 @@ class Terminal:
         self._editor: LineEditor | None = None
         self._readline: Any = None
         self._leaving = False
+        self._keys: tuple[list[Any], list[Any]] | None = None  # settings of the terminal: as the shell had them, and quiet
 
     @property
     def interactive(self) -> bool:
@@ -208,7 +209,18 @@ class Terminal:
         except termios.error:
             yield
             return
+        self._keys = before, quiet
         try:
             yield
         finally:
-            termios.tcsetattr(file, termios.TCSANOW, before)
+            self.shell_keys(True)
+            self._keys = None
+
+    def shell_keys(self, on: bool) -> None:
+        """Inside `quiet_keys`, have the keys as the shell had them, and quiet again."""
+        if self._keys is None:
+            return
+        import termios
+
+        with suppress(termios.error):
+            termios.tcsetattr(self.stdin.fileno(), termios.TCSANOW, self._keys[not on])

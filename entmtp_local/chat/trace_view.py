@@ -55,6 +55,10 @@ class TraceView:
             self._terminal.draw(self._out)
             self._out = ""
 
+    def forget(self) -> None:
+        """What was drawn is not where it was: the row under way is drawn again below."""
+        self._n_open = -1
+
     def finish(self) -> None:
         """Show the rest, and what the colours mean."""
         if self._cells:

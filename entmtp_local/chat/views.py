@@ -36,6 +36,9 @@ class View(Protocol):
     def tick(self) -> None:
         """A step is over: show what has come, if it is time."""
 
+    def forget(self) -> None:
+        """What was drawn is not where it was: go on below."""
+
     def finish(self) -> None:
         """Show the rest, and end the line."""
 
@@ -66,6 +69,9 @@ class PlainView:
         if self._pending and (now := self._clock()) >= self._next:
             self._next = now + INTERVAL
             self._flush()
+
+    def forget(self) -> None:
+        return
 
     def finish(self) -> None:
         self._flush()
@@ -131,6 +137,10 @@ class MarkdownView:
             return
         self._next = now + INTERVAL
         self._flush(now)
+
+    def forget(self) -> None:
+        self._n_above, self._last, self._drawn, self._shown = 0, "", False, ""
+        self._column = 0
 
     def finish(self) -> None:
         self._flush(self._clock(), last=True)
