@@ -249,9 +249,11 @@ def _path(name: str) -> Path:
 
 def _save(chat: Repl, argument: str) -> Action:
     keeper = _keeper(chat)
-    keeper.rename(argument or keeper.name)
+    before = keeper.name
+    keeper.rename(argument or before)
     keeper.leave()
-    chat.say(f"(saved as {keeper.name})")
+    renamed = f", no longer as {before}" if keeper.name != before else ""
+    chat.say(f"(kept as {keeper.name}{renamed})")
     return None
 
 
@@ -374,7 +376,7 @@ COMMANDS: dict[str, Command] = {
     "policy": Command("[NAME]", "shows or changes what is drafted.", _policy, _first(*COMMON)),
     "think": Command("on|off|hide|show", "asks for reasoning or for none, hides or shows it.", _think, _first(*THINKING)),
     "read": Command("FILE [TEXT]", "puts a file before your next message, or before TEXT.", _read, lambda chat, before: PATHS),
-    "save": Command("[NAME]", "names the conversation; it is kept anyway.", _save),
+    "save": Command("[NAME]", "renames the conversation; it is kept anyway.", _save),
     "load": Command("NAME", "goes on with another conversation.", _load, _conversations),
     "sessions": Command("", "lists the conversations that are kept.", _sessions),
     "stats": Command("", "shows the figures of the last answer and of all.", _stats),

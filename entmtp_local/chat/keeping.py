@@ -63,9 +63,9 @@ class Keeper:
         self.close()
         self._begin(Transcript(new_name(), self._conversation.as_json(), self._model))
 
-    def _begin(self, transcript: Transcript, *, is_named: bool = False) -> None:
-        self._transcript, self._is_named = transcript, is_named
-        self._n_saved = transcript.n_turns if is_named else 0
+    def _begin(self, transcript: Transcript, *, is_kept: bool = False) -> None:
+        self._transcript = transcript
+        self._n_saved = transcript.n_turns if is_kept else 0
         self._why = ""  # the last thing that was to be kept is not
 
     def journal(self, question: str) -> Journal | None:
@@ -113,7 +113,7 @@ class Keeper:
         return True
 
     def rename(self, name: str) -> None:
-        """Give the conversation a name of the user's.
+        """Give the conversation another name; there is none of the old one any more.
 
         Raises: UsageError where it cannot be one or is another conversation's, or where nothing can be kept.
         """
@@ -124,7 +124,7 @@ class Keeper:
             raise UsageError(f"there is a conversation {name} already; /load {name} goes on with it, or choose another name.")
         if not self._conversation.messages:
             raise UsageError("there is nothing to save yet.")
-        before, was_named = self.name, self._is_named
+        before = self.name
         claim = self._claimed(name)
         self._transcript.name = name
         if not self.save():
@@ -133,10 +133,8 @@ class Keeper:
                 claim.drop()
             raise UsageError(f"the conversation cannot be kept in {self.store.folder}: make room there, or let it be written.")
         self.close()
-        self._claim, self._is_named = claim, True
-        if not was_named:
-            for path in (self.store.path(before), self.store.state_path(before)):
-                path.unlink(missing_ok=True)
+        self._claim = claim
+        self.store.delete(before)
 
     def open(self, name: str) -> Transcript:
         """Go on with a conversation that was kept, from the model's state where that still holds.
@@ -162,7 +160,7 @@ class Keeper:
         if not is_ours:
             self.close()
             self._claim = claim
-        self._begin(transcript, is_named=True)
+        self._begin(transcript, is_kept=True)
         if transcript.cut:
             self.save()
         if not same and transcript.model:

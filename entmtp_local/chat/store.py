@@ -107,6 +107,11 @@ class Store:
             file.write(json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", errors="replace"))
         self.drop_journal(transcript.name)
 
+    def delete(self, name: str) -> None:
+        """Raises: OSError."""
+        for path in (self.path(name), self.state_path(name), self._journal_path(name)):
+            path.unlink(missing_ok=True)
+
     def make(self) -> None:
         """Raises: OSError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

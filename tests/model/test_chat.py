@@ -75,7 +75,7 @@ def test_leaving_and_going_on_needs_no_prefill(tmp_path: Path) -> None:
         ask(child, question)
     n_before, _ = figures(child)
     child.send("/save story\r")
-    child.expect("saved as story")
+    child.expect("kept as story")
     child.send("\x04")
     child.expect(pexpect.EOF)
     folder = tmp_path / "entmtp-local" / "chats"

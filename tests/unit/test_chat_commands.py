@@ -210,7 +210,7 @@ def test_conversations_are_kept_and_gone_on_with(chat: Chat) -> None:
 
 def test_names_lists_and_going_back_and_forth(chat: Chat) -> None:
     result = chat(["one", "two", "three"], "Hi", "/save first", "/clear", "Ho", "/save first", "/load first", "More", "/sessions")
-    assert "(saved as first)" in result.stderr and "there is a conversation first already" in result.stderr
+    assert "(kept as first, no longer as 20" in result.stderr and "there is a conversation first already" in result.stderr
     assert chat.asked[-1] == "u:Hi|a:one|u:More|A"
     assert len(chat.store.names()) == 2 and "* first" in result.stderr and "2 questions  Hi" in result.stderr
     assert chat(["x"], "And?", options=["--load", "first"]).stdout == "x\n"
@@ -525,3 +525,12 @@ def test_no_sequence_of_commands_ends_in_a_traceback(chat: Chat) -> None:
                 entries.append(f"/{draw.choice(names)} {draw.choice(arguments)}".strip())
         result = chat(["answer"] * 40, *entries)
         assert result.exit_code == 0, result.stderr
+
+
+def test_save_always_renames_the_conversation(chat: Chat) -> None:
+    chat.template = KEEPING
+    result = chat(["y" * 300, "two"], "Hi", "/save first", "/save second", "/save second", "/save", "Ho")
+    assert "(kept as second, no longer as first)" in result.stderr and result.stderr.count("(kept as second)") == 2
+    assert sorted(path.name for path in chat.folder.iterdir()) == ["second.json", "second.state"]
+    chat(["three"], "Hm", "/save third", options=["--load", "second"])
+    assert chat.store.names() == ["third"] and chat.store.load("third").n_turns == 3
