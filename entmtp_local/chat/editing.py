@@ -176,10 +176,21 @@ class _Completer(Completer):
         if known == PATHS:
             # names of files may hold spaces: everything behind the command is one
             command, _, path = document.text_before_cursor.partition(" ")
-            yield from self._paths.get_completions(Document(path), complete_event)
+            yield from self._files(path, complete_event)
             return
         for each in known:
             if each.endswith(":") and word.startswith(each):
                 yield from self._paths.get_completions(Document(word[len(each) :]), complete_event)
             elif each.startswith(word):
                 yield Completion(each, start_position=-len(word))
+
+    def _files(self, path: str, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """Names of files, in quotation marks where there is a blank in them, so that more may follow."""
+        mark = path[:1] if path[:1] in ("'", '"') else ""
+        begun = path[len(mark) :]
+        for each in self._paths.get_completions(Document(begun), complete_event):
+            name = begun + each.text
+            quote = mark or ("'" if '"' in name or "\\" in name else '"') * (" " in name)
+            # there is more to come of a folder
+            end = "" if os.path.isdir(os.path.expanduser(name)) else quote
+            yield Completion(quote + name + end, start_position=-len(path), display=each.display)
