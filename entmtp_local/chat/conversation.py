@@ -76,6 +76,14 @@ class Conversation:
         text = self._render([{"role": "user", "content": question}])
         return Prompt(question, text, self._tokens(text))
 
+    def n_alone(self, question: str) -> int:
+        """How many ids the prompt of a question has where it is the first one."""
+        before, self.n_dropped = self.n_dropped, len(self._messages)
+        try:
+            return len(self.ask(question).ids)
+        finally:
+            self.n_dropped = before
+
     def stable(self, prompt: Prompt) -> int:
         """How many of a prompt's ids the prompts after it begin with, whatever the template makes of the answer."""
         text = self._render([{"role": "user", "content": prompt.question}], add_generation_prompt=False)

@@ -207,14 +207,14 @@ class Repl:
             ):
                 return
         except ContextFullError as error:
-            n = int(str(error)) if str(error).isdigit() else self.session.n_ctx
-            dropping = " (a single message has to fit)" if self.settings.overflow == "drop" else ""
+            n_ctx, n_alone = self.session.n_ctx, self.conversation.n_alone(question)
+            n = int(str(error)) if str(error).isdigit() else n_ctx
             files = "; what /read put before it is left out from now on" if self.attached else ""
             self.attached.clear()  # or no message would fit any more
-            self._fail(
-                f"the conversation with this message has {n} tokens and the context holds {self.session.n_ctx}{dropping}: "
-                f"{self._more_room(n)}{files}."
-            )
+            what, ways = "the conversation with this message", self._more_room(n)
+            if n_alone >= n_ctx:
+                what, n, ways = "this message alone", n_alone, self._or_larger(["shorten it"], n_alone)
+            self._fail(f"{what} has {n} tokens and the context holds {n_ctx}: {ways}{files}.")
         except EngineError as error:
             # The session holds what was committed or nothing; the next question brings back what is missing.
             self._fail(str(error))
@@ -267,14 +267,19 @@ class Repl:
 
     def _more_room(self, n_tokens: int, n_answer: int = N_ANSWER) -> str:
         """What to do about a context that is full, given the tokens that have to fit and those that an answer may want."""
-        n_ctx, n_train = self.session.n_ctx, self._n_ctx_train
         ways = ["/clear starts a new conversation"]
         if self.settings.overflow != "drop":
             ways.append("/set overflow drop lets go of the oldest questions")
+        return self._or_larger(ways, n_tokens, n_answer)
+
+    def _or_larger(self, ways: list[str], n_tokens: int, n_answer: int = N_ANSWER) -> str:
+        """Ways, and a larger context where it would do and the model was trained for it."""
+        n_ctx, n_train = self.session.n_ctx, self._n_ctx_train
         n = _round_up(n_tokens + n_answer)
         n = min(n, n_train or n)
         if n > max(n_ctx, n_tokens):
-            return f"{', '.join(ways)}, or start again with {'--continue ' if self.keeper is not None else ''}-c {n}"
+            goes_on = "--continue " if self.keeper is not None and self.conversation.messages else ""
+            return f"{', '.join(ways)}, or start again with {goes_on}-c {n}"
         return f"{', or '.join(ways)}; this model was trained for no more than {n_train} tokens"
 
     def say(self, text: str) -> None:

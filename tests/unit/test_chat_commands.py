@@ -433,17 +433,18 @@ def test_an_answer_goes_on_when_turns_are_dropped_under_it(chat: Chat) -> None:
 def test_a_message_that_can_never_fit_is_refused_by_every_policy(chat: Chat) -> None:
     for overflow in ("stop", "drop"):
         result = chat(["one", "two"], "Hi", "x" * 300, "Ho", options=["--overflow", overflow], n_ctx=200)
-        assert "the context holds 200" in result.stderr and result.stdout == "one\ntwo\n"
-        assert "start again with --continue -c 2048" in result.stderr
-        assert ("/set overflow drop lets go of the oldest questions" in result.stderr) == (overflow == "stop")
+        told = "this message alone has 304 tokens and the context holds 200: shorten it, or start again with --continue -c 2048."
+        assert told in result.stderr and result.stdout == "one\ntwo\n"
         assert chat.asked[-1] == "u:Hi|a:one|u:Ho|A", "nothing was dropped for it"
 
 
 def test_no_larger_context_is_proposed_than_the_model_was_trained_for(chat: Chat) -> None:
     result = chat(["one"], "x" * 2100, n_ctx=2048)
-    assert "the oldest questions; this model was trained for no more than 2048 tokens." in result.stderr
+    assert "holds 2048: shorten it; this model was trained for no more than 2048 tokens." in result.stderr
     # one that would not do is not proposed either
     assert "trained for no more than 2048 tokens" in chat(["one"], "x" * 2100, n_ctx=1500).stderr
+    # nothing has been said that could be gone on with
+    assert "shorten it, or start again with -c 2048." in chat(["one"], "x" * 500, n_ctx=400).stderr
     result = chat(["y" * 2000], "x" * 100, n_ctx=1500)
     assert "the answer was cut" in result.stderr and "--continue -c 2048)" in result.stderr
 
@@ -534,3 +535,9 @@ def test_save_always_renames_the_conversation(chat: Chat) -> None:
     assert sorted(path.name for path in chat.folder.iterdir()) == ["second.json", "second.state"]
     chat(["three"], "Hm", "/save third", options=["--load", "second"])
     assert chat.store.names() == ["third"] and chat.store.load("third").n_turns == 3
+
+
+def test_a_message_that_only_the_conversation_leaves_no_room_for(chat: Chat) -> None:
+    result = chat(["y" * 80], "Hi", "x" * 120, n_ctx=200)
+    assert "the conversation with this message has 212 tokens and the context holds 200: /clear starts" in result.stderr
+    assert "/set overflow drop lets go of the oldest questions, or start again with --continue -c 2048." in result.stderr
