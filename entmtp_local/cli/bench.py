@@ -24,6 +24,7 @@ from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
 from entmtp_local.chat.interrupt import ended_by_signals
 from entmtp_local.cli.bench_models import BenchedModel
+from entmtp_local.cli.machine import MAX_THREADS
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.errors import UsageError
@@ -131,7 +132,7 @@ def _parse_temps(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option(
     "-c", "--ctx", "n_ctx", type=click.IntRange(256, MAX_N_CTX), metavar="N", help="Tokens of context. Default: as for chat."
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads, of every arm.")
+@click.option("--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="CPU threads, of every arm.")
 @click.option(
     "--gpu-layers", "n_gpu_layers", type=click.IntRange(min=0), metavar="N", help="Layers to keep on the GPU, of every arm."
 )

@@ -27,6 +27,7 @@ from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.abilities import default_policy
+from entmtp_local.cli.machine import MAX_THREADS
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, open_for_drafts, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.cli.profiles import TEMPERATURE, profile_folder, progress
@@ -96,7 +97,7 @@ REPLAYED = (
     metavar="N",
     help="Tokens of context. Default: 2048.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads.")
+@click.option("--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="CPU threads.")
 @click.option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=0), metavar="N", help="Layers to keep on the GPU.")
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
 @click.option(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from entmtp_local.calibration.calibrate import key_for, profile_path
-from entmtp_local.cli.machine import available_memory, gpu_layers_that_fit, largest_context, memory_needed, readable_size
+from entmtp_local.cli.machine import (
+    MAX_THREADS,
+    available_memory,
+    gpu_layers_that_fit,
+    largest_context,
+    memory_needed,
+    readable_size,
+)
 from entmtp_local.cli.profiles import profile_folder
 from entmtp_local.errors import EngineError, ProfileError
 from entmtp_local.native import library
@@ -69,7 +76,16 @@ def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: 
     key = key_for(options, library.engine_info(), library.device_name())
     path = given or profile_path(profile_folder(), options.model_path, key)
     if given is None and not path.is_file():
-        return {"reason": f"not measured yet: entmtp-local calibrate {model}".rstrip() + " does it, and the first chat in short"}
+        does_it = f"entmtp-local calibrate {model}".rstrip() + " does it, and the first chat in short"
+        others = [
+            str(n)
+            for n in range(1, MAX_THREADS + 1)
+            if profile_path(profile_folder(), options.model_path, replace(key, n_threads=n)).is_file()
+        ]
+        if others:
+            does_it = f"with {key.n_threads} threads: {does_it}; there is a profile for --threads {' and '.join(others)}"
+            return {"reason": f"not measured yet {does_it}"}
+        return {"reason": f"not measured yet: {does_it}"}
     try:
         profile = Profile.load(path, key)
     except ProfileError as error:

@@ -12,7 +12,7 @@ import click
 from entmtp_local.chat.trace_page import write_page
 from entmtp_local.cli.abilities import MEMORIES, default_policy, drafting
 from entmtp_local.cli.forecast import fit_of, fit_text, speed_of, speed_text
-from entmtp_local.cli.machine import memory_needed, most_checkpoint_bytes, readable_size
+from entmtp_local.cli.machine import MAX_THREADS, memory_needed, most_checkpoint_bytes, readable_size
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import MAX_N_CTX, beyond_training, default_n_ctx
 from entmtp_local.errors import EngineError, UsageError, visible
@@ -49,7 +49,7 @@ _HEADS = {
     help="What to draft, as for run.",
 )
 @click.option("--mtp-model", type=click.Path(path_type=Path), metavar="FILE", help="A file with the MTP head.")
-@click.option("--threads", "n_threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads to plan for.")
+@click.option("--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="CPU threads to plan for.")
 @click.option(
     "--gpu-layers", "n_gpu_layers", type=click.IntRange(min=0), metavar="N", help="Layers on the GPU to plan for. Default: all."
 )

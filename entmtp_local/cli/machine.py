@@ -20,6 +20,8 @@ N_CELLS = 256
 # Far above what any model is trained for.
 _MOST_TOKENS = 2**27
 
+#: Of the CPU, that can be asked for.
+MAX_THREADS = 512
 # Buffers of a pass of 512 prompt tokens: this many floats per token and embedding feature, measured generously,
 # plus what the library and Python take.
 _N_FLOATS_PER_FEATURE = 20

@@ -12,6 +12,7 @@ import click
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.cli.abilities import default_policy
 from entmtp_local.cli.machine import (
+    MAX_THREADS,
     N_CELLS,
     available_memory,
     checkpoint_bytes,
@@ -151,7 +152,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--threads",
         "n_threads",
-        type=click.IntRange(1, 512),
+        type=click.IntRange(1, MAX_THREADS),
         metavar="N",
         help="CPU threads. Default: one per physical core.",
     ),

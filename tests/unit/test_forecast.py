@@ -220,6 +220,16 @@ def test_info_with_a_profile_of_something_else(monkeypatch: pytest.MonkeyPatch, 
     assert "there is no profile" in info("--profile", str(tmp_path / "none"))[-1]
 
 
+def test_info_names_the_threads_that_there_is_a_profile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, FakeSession([]))
+    monkeypatch.setattr(forecast, "profile_folder", lambda: tmp_path)
+    for n in (7, 12):
+        key = replace(KEY, n_threads=n)
+        replace(profile(), key=key).save(profile_path(tmp_path, Path("m.gguf"), key))
+    assert f"not measured yet with {KEY.n_threads} threads: entmtp-local calibrate m.gguf does it" in info()[-1]
+    assert info()[-1].endswith("; there is a profile for --threads 7 and 12")
+
+
 def test_info_without_drafts_or_without_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, FakeSession([]), model_info(head_kind="none", has_mtp=False, n_layer_nextn=0))
     assert "entmtp-local run m.gguf -p TEXT --verbose tells" in info()[-1]
