@@ -39,6 +39,8 @@ class ContextFullError(EntMTPError):
 class ProfileError(EntMTPError):
     """A profile is missing, damaged, of another version, or of another model or device."""
 
+    exit_code = 2
+
 
 class StateError(EntMTPError):
     """A session's saved state is missing, damaged, or of another model, build or version: it has to be computed again."""
@@ -46,6 +48,8 @@ class StateError(EntMTPError):
 
 class TranscriptError(EntMTPError):
     """A saved conversation or trace is missing, damaged, or of another version."""
+
+    exit_code = 2
 
 
 class ServerError(EntMTPError):

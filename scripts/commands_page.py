@@ -31,8 +31,8 @@ REST = """\
 | code | |
 |---|---|
 | 0 | done |
-| 1 | it failed; one line on standard error says why and what to do |
-| 2 | the command line, or what was given to read, is wrong |
+| 1 | it failed, or the model cannot be run; one line on standard error says why and what to do |
+| 2 | the command line, or a file that it names to be read besides the model, is wrong |
 | 130 | Ctrl-C; what there was to keep is kept |
 
 ## Environment

@@ -316,7 +316,7 @@ def test_a_first_use_measures_and_the_next_does_not(shipped: Path, cache: Path) 
     os.mkfifo(cache / "pipe")
     for name, words in (("none.json", "there is no profile"), ("pipe", "is no regular file")):
         missing = call("run", str(shipped), "-p", "def main", *ONE_THREAD, "--profile", str(cache / name))
-        assert missing.exit_code == 1 and words in missing.stderr and missing.stderr.count("\n") == 1
+        assert missing.exit_code == 2 and words in missing.stderr and missing.stderr.count("\n") == 1
     # another number of threads is another profile
     key = replace(profile.key, n_threads=profile.key.n_threads + 1)
     assert calibration.profile_path(cache, shipped, key) != kept

@@ -514,3 +514,11 @@ main()
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     # a shell reports 130 of it
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["info", "--trace", "none.json", "--html", "page.html"], ["run", "-p", "x", "-f", "y"]])
+def test_what_was_given_to_read_is_the_command_lines_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line_error(call(arguments), 2)
