@@ -118,6 +118,10 @@ def _regen(chat: Repl, argument: str) -> Action:
 
 
 def _undo(chat: Repl, argument: str) -> Action:
+    if chat.attached:
+        name, _ = chat.attached.pop().split(":\n", 1)
+        chat.say(f"({name} does not go with your next message any more)")
+        return None
     question = chat.conversation.undo()
     if question is None:
         raise UsageError("there is nothing to take back.")
@@ -369,7 +373,7 @@ COMMANDS: dict[str, Command] = {
     "exit": Command("", "leaves.", _exit),
     "clear": Command("", "starts a new conversation.", _clear),
     "regen": Command("", "answers the last question again.", _regen),
-    "undo": Command("", "takes the last question and its answer back.", _undo),
+    "undo": Command("", "takes the last question and its answer back, or a file that waits.", _undo),
     "edit": Command("[TEXT]", "changes the last question and asks it again.", _edit),
     "system": Command("[TEXT]", "tells the model who it is; none for nothing.", _system, _first("none")),
     "set": Command("[NAME VALUE]", "shows or changes how answers are sampled and shown.", _set, _settings),

@@ -261,7 +261,7 @@ class Repl:
         elif not answer.stats.n_generated:
             self.terminal.note("(the model ended without a word: this message is not kept)")
         elif answer.finish_reason == "length":
-            self.terminal.note(f"(cut after -n {self.settings.max_tokens} tokens)")
+            self.terminal.note(f"(cut after {self.settings.max_tokens} tokens; /set max-tokens changes that)")
         if self.settings.stats and self.terminal.show_stats and answer.steps:
             self.terminal.note(stats_line(answer.stats, self.settings.rule, self.settings.plain_step))
 

@@ -119,9 +119,11 @@ class Settings:
         elif field == "overflow":
             self.overflow = _one_of(name, value, OVERFLOWS)
         elif field == "max_tokens":
-            self.max_tokens = None if value in (NONE, "0") else _positive(name, value)
+            self.max_tokens = None if value == NONE else _positive(name, value, other=NONE)
         elif field == "draft_vocab":
-            self.draft_vocab = {"auto": None, "full": 0}[value] if value in ("auto", "full") else _positive(name, value)
+            self.draft_vocab = (
+                {"auto": None, "full": 0}[value] if value in ("auto", "full") else _positive(name, value, other="auto or full")
+            )
         else:
             setattr(self, field, _SWITCHES[_one_of(name, value, tuple(_SWITCHES))])
 
@@ -138,7 +140,7 @@ def _sampling_value(field: str, value: str, now: SamplingOptions) -> Any:
             wanted = "a whole number" if kind is int else "a number"
             raise UsageError(f"{field.replace('_', '-')} must be {wanted}, not {value}.") from None
     if field == "seed":
-        return None if value in ("-1", NONE) else _positive("seed", value, least=0)
+        return None if value in ("-1", NONE) else _positive("seed", value, least=0, other="-1 to draw one")
     if value == NONE:
         return () if field == "logit_bias" else None
     if field == "logit_bias":
@@ -146,9 +148,9 @@ def _sampling_value(field: str, value: str, now: SamplingOptions) -> Any:
     return value
 
 
-def _positive(name: str, value: str, least: int = 1) -> int:
+def _positive(name: str, value: str, least: int = 1, other: str = "") -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 11 and int(value) >= least):
-        raise UsageError(f"{name} must be a whole number from {least}, not {value}.")
+        raise UsageError(f"{name} must be a whole number from {least}{other and f', or {other}'}, not {value}.")
     return int(value)
 
 

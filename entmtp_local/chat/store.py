@@ -128,7 +128,7 @@ class Store:
         except Timeout:
             raise UsageError(
                 f"the conversation {name} is open in another chat: leave that one first, or start a new one with "
-                "entmtp-local chat."
+                "entmtp-local chat, or /clear in a chat."
             ) from None
         return Claim(lock)
 

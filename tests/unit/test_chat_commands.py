@@ -85,7 +85,7 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
     first, second = chat.session.samplers[4].options, chat.session.samplers[7].options
     assert (first.temp, first.top_k, first.seed, first.logit_bias) == (0.5, 7, 9, ((5, float("-inf")),))
     assert second.logit_bias == () and second.temp == 0.5
-    assert result.stdout == "abc\ng\n" and "(cut after -n 3 tokens)" in result.stderr
+    assert result.stdout == "abc\ng\n" and "(cut after 3 tokens; /set max-tokens changes that)" in result.stderr
     assert chat.session.draft_vocabs == [0]
     assert "\ntop-k                7\n" in result.stderr and "\ncopy                 off\n" in result.stderr
 
@@ -96,7 +96,10 @@ def test_settings_reach_the_sampler_and_the_session(chat: Chat) -> None:
         ("/set temp hot", "temp must be a number, not hot"),
         ("/set temp -1", "error: temp must be 0 or more"),
         ("/set top-k 1.5", "top-k must be a whole number"),
-        ("/set seed -7", "seed must be a whole number from 0"),
+        ("/set seed -7", "seed must be a whole number from 0, or -1 to draw one, not -7."),
+        ("/set seed abc", "seed must be a whole number from 0, or -1 to draw one, not abc."),
+        ("/set max-tokens 0", "max-tokens must be a whole number from 1, or none, not 0."),
+        ("/set draft-vocab 0", "draft-vocab must be a whole number from 1, or auto or full, not 0."),
         ("/set nothing 3", "there is no setting nothing; known are temp"),
         ("/set nothing", "there is no setting nothing"),
         ("/set overflow explode", "overflow must be stop or drop"),
@@ -193,6 +196,9 @@ def test_a_file_goes_with_the_next_message(chat: Chat, tmp_path: Path) -> None:
     assert "(my notes.txt, 3 words, goes with your next message)" in result.stderr
     assert chat.asked[0] == "u:my notes.txt:\n````\nalpha\n```\nbeta\n````\n\nWhat is this?|A"
     assert chat.asked[1].endswith("u:plain.txt:\n```\ngamma\n```\n\nAnd this?|A")
+    result = chat(["a", "b"], "Hi", f"/read {file}", f"/read {tmp_path}/plain.txt", "/undo", "/undo", "And now?", "/undo")
+    assert "(plain.txt does not go with your next message any more)\n> (my notes.txt does not go" in result.stderr
+    assert chat.asked[1] == "u:Hi|a:a|u:And now?|A" and "(taken back: And now?)" in result.stderr
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text" in chat([], f"/read {tmp_path}/binary").stderr
 

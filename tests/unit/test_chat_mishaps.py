@@ -140,7 +140,8 @@ def test_a_conversation_is_one_chats_at_a_time(chat: Chat) -> None:
         result = chat(["x"], "Hm", options=options)
         assert result.exit_code == 2 and "the conversation it is open in another chat" in result.stderr and chat.asked == []
     result = chat(["two"], "/load it", "Ho", "/save it")
-    assert result.stderr.count("is open in another chat") == 1 and "there is a conversation it already" in result.stderr
+    assert result.stderr.count("is open in another chat") == 1 and "or /clear in a chat." in result.stderr
+    assert "there is a conversation it already" in result.stderr
     other.drop()
     chat(["three", "four"], "/load it", "Hm", "/load it", "And?")
     assert kept(chat) == ["Hi", "one", "Hm", "three", "And?", "four"]

@@ -494,7 +494,7 @@ def test_chat_verbose_shows_figures_and_input_must_be_text(monkeypatch: pytest.M
     install(monkeypatch, FakeSession(["abc", "d"]))
     result = call(["chat", "m.gguf", "--verbose", "-n", "2"], stdin="Hi\n")
     assert result.stdout == "ab\n"
-    assert "(cut after -n 2 tokens)\n[2 tokens, " in result.stderr
+    assert "(cut after 2 tokens; /set max-tokens changes that)\n[2 tokens, " in result.stderr
     result = call(["chat", "m.gguf"], stdin=b"\xff\n")
     assert result.exit_code == 2 and "not UTF-8 text" in result.stderr
 
