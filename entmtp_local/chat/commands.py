@@ -271,18 +271,23 @@ def _load(chat: Repl, argument: str) -> Action:
 
 
 def _sessions(chat: Repl, argument: str) -> Action:
-    names = chat.store.names()
-    if not names:
-        chat.terminal.note("(no conversation has been kept yet)")
-    left = max((len(name) for name in names), default=0)
-    for name in names:
-        mark = "*" if chat.keeper is not None and name == chat.keeper.name else " "
+    rows: list[tuple[str, str]] = []
+    for name in chat.store.names():
         try:
             kept = chat.store.load(name)
+        except UsageError:
+            continue  # nothing that was said is in it
         except EntMTPError:  # one that cannot be read is listed all the same
-            chat.terminal.note(f"{mark} {name:<{left}}  cannot be read: /load {name} says why")
+            rows.append((name, f"cannot be read: /load {name} says why"))
             continue
-        chat.terminal.note(f"{mark} {name:<{left}}  {_when(kept.updated)}  {questions(kept.n_turns):>13}  {kept.title}")
+        if kept.n_turns:
+            rows.append((name, f"{_when(kept.updated)}  {questions(kept.n_turns):>13}  {kept.title}"))
+    if not rows:
+        chat.terminal.note("(no conversation has been kept yet)")
+    left = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        mark = "*" if chat.keeper is not None and name == chat.keeper.name else " "
+        chat.terminal.note(chat.terminal.in_a_row(f"{mark} {name:<{left}}  {about}"))
     return None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from entmtp_local.chat.conversation import Conversation
 from entmtp_local.chat.interrupt import Interrupt
@@ -59,7 +60,7 @@ class Keeper:
 
     def new(self) -> None:
         """From now on it is another conversation."""
-        self.tell_lost()
+        self.settle()
         self.close()
         self._begin(Transcript(new_name(), self._conversation.as_json(), self._model))
 
@@ -99,9 +100,15 @@ class Keeper:
             self._note(f"(the conversation cannot be kept in {self.store.folder}: {error.strerror or error})")
         self._why = error.strerror or str(error)
 
-    def tell_lost(self) -> bool:
-        """Tell how much of a conversation that is left is not kept; whether that is anything."""
+    def settle(self) -> bool:
+        """Of a conversation that is left: no files stay of an empty one, and how much of another is not kept is told.
+
+        Returns: whether that is anything.
+        """
         n, n_saved = self._transcript.n_turns, self._n_saved
+        if not n:
+            with suppress(OSError):
+                self.store.delete(self.name)
         if not self._why or not n:
             return False
         if not n_saved:
@@ -156,7 +163,7 @@ class Keeper:
             if claim is not None and not is_ours:
                 claim.drop()
             raise
-        self.tell_lost()
+        self.settle()
         if not is_ours:
             self.close()
             self._claim = claim

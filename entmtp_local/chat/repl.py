@@ -104,7 +104,7 @@ class Repl:
                 return code
             if self.keeper is not None:
                 self.keeper.leave()
-                if not self.keeper.tell_lost() and self.conversation.messages:
+                if not self.keeper.settle() and self.conversation.messages:
                     self.say(f"(kept as {self.keeper.name}: --continue goes on with it, or --load {self.keeper.name})")
         finally:
             # After an error nothing more is written: the transcript has all answers, and the journal what was said of one.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from entmtp_local.chat.interrupt import Interrupt
 from entmtp_local.chat.quoting import goes_on
 from entmtp_local.chat.stream import dimmed, without_control
-from entmtp_local.chat.wrapping import wrap
+from entmtp_local.chat.wrapping import columns_of, cut, wrap
 from entmtp_local.errors import UsageError
 from entmtp_local.files import user_data
 
@@ -183,6 +183,13 @@ class Terminal:
             text = "\n".join(wrap(without_control(text), self.size[0]))
         self.stderr.write(dimmed(text, self.stderr) + end)
         self.stderr.flush()
+
+    def in_a_row(self, text: str) -> str:
+        """What of a note fits into one row of the terminal, with an ellipsis where that is not all of it."""
+        width = self.size[0]
+        if not self.stderr.isatty() or columns_of(text := without_control(text)) <= width:
+            return text
+        return cut(text, width - 1).rstrip() + "…"
 
     def status(self, text: str) -> None:
         """Show a line that the next one replaces, on a terminal only; "" takes it away."""

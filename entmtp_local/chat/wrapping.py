@@ -10,6 +10,11 @@ def columns_of(text: str) -> int:
     return cell_len(text)
 
 
+def cut(text: str, width: int) -> str:
+    """As much of a text from its beginning as fits into columns."""
+    return (*chop_cells(text, width), "")[0] if width > 0 else ""
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Rows of at most `width` columns, cut at spaces where that is possible; every newline begins a row."""
     rows: list[str] = []

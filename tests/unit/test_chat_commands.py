@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from fakes import FakeSession, encode
 from transcripts import PLAIN, Chat
 
 from entmtp_local.chat.commands import COMMANDS, help_text
+from entmtp_local.chat.terminal import Terminal
+from entmtp_local.chat.wrapping import columns_of
 from entmtp_local.cli import chat as command
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.tree import DraftTree
@@ -547,3 +550,31 @@ def test_a_message_that_only_the_conversation_leaves_no_room_for(chat: Chat) -> 
     result = chat(["y" * 80], "Hi", "x" * 120, n_ctx=200)
     assert "the conversation with this message has 212 tokens and the context holds 200: /clear starts" in result.stderr
     assert "/set overflow drop lets go of the oldest questions, or start again with --continue -c 2048." in result.stderr
+
+
+def test_conversations_without_questions_are_neither_listed_nor_left_there(chat: Chat) -> None:
+    result = chat(["one", "two"], "Hi", "/undo", "/sessions", "/clear", "/sessions", "Ho", "/undo")
+    assert result.stderr.count("(no conversation has been kept yet)") == 2
+    assert list(chat.folder.iterdir()) == [] and "kept as" not in result.stderr
+    # one that an older program left
+    chat(["one"], "Hi", "/save it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Terminal, "in_a_row", lambda self, text: f"{text[:5]}…")
+        assert "  it …\n" in chat([], "/sessions").stderr
+    content = json.loads(chat.store.path("it").read_text())
+    content["conversation"]["messages"] = []
+    chat.store.path("it").write_text(json.dumps(content))
+    assert "(no conversation has been kept yet)" in chat([], "/sessions").stderr
+
+
+@pytest.mark.parametrize("columns", [80, 40, 10])
+def test_each_conversation_is_a_row_of_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(Terminal, "size", (columns, 24))
+    terminal = Terminal(io.StringIO(), io.StringIO(), Screen(), show_stats=False)
+    rows = [terminal.in_a_row(f"* name  2026-11-22  {letter * 90}") for letter in ("x", "漢", "ab ")]
+    assert all(columns_of(row) <= columns and row.startswith("* name") and row.endswith("…") for row in rows)
+    assert terminal.in_a_row("* a") == "* a" and "\x1b" not in terminal.in_a_row("\x1b[2J")
