@@ -14,7 +14,7 @@ from typing import Protocol
 from entmtp_local.chat.blocks import Block, BlockSplitter
 from entmtp_local.chat.stream import without_control
 from entmtp_local.chat.terminal import Terminal
-from entmtp_local.chat.wrapping import columns_of, wrap
+from entmtp_local.chat.wrapping import columns_of, cut, wrap
 
 #: Seconds between two writes.
 INTERVAL = 1 / 30
@@ -44,7 +44,7 @@ class View(Protocol):
 
 
 class PlainView:
-    """Text as it is.
+    """Text as it is; where a terminal would break words at its edge, in rows.
 
     Args:
         shows_reasoning: False leaves it out.
@@ -57,6 +57,9 @@ class PlainView:
         self._pending: list[str] = []
         self._ends_line = False
         self._next = 0.0
+        # elsewhere text is copied from, and has no more rows than the model gave it
+        self._wraps = not terminal.can_move and terminal.stdout.isatty()
+        self._row = ""  # what stands in the last row
 
     def feed(self, text: str) -> None:
         self._pending.append(text)
@@ -74,17 +77,38 @@ class PlainView:
         return
 
     def finish(self) -> None:
-        self._flush()
+        self._flush(last=True)
         # Piped answers end with exactly one newline; a terminal must not go on in the middle of a line.
         if not self._ends_line:
             self._terminal.write("\n")
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         text = "".join(self._pending)
         self._pending.clear()
+        if self._wraps:
+            text = self._in_rows(text, last=last)
         if text:
             self._terminal.write(text)
             self._ends_line = text.endswith("\n")
+
+    def _in_rows(self, text: str, *, last: bool) -> str:
+        width = max(1, self._terminal.size[0] - 1)
+        text = without_control(text).expandtabs(4)
+        # a word goes on, and nothing can be taken back; other scripts break anywhere
+        word = re.split(r"\s", text)[-1]
+        if not last and word.isascii() and len(word) < width:
+            text = text.removesuffix(word)
+            self._pending.append(word)
+        if not text:
+            return ""
+        rows = wrap(self._row + text, width)
+        if not rows[0].startswith(self._row.rstrip()):
+            # the row ends in a word that does not fit, and what of it is there stays
+            begun = cut(text, width - columns_of(self._row))
+            rows = [self._row + begun, *wrap(text[len(begun) :], width)]
+        out = "\n".join([rows[0][len(self._row) :], *rows[1:]])
+        self._row = rows[-1]
+        return out
 
 
 class MarkdownView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 
@@ -319,3 +320,25 @@ def test_blocks_are_drawn_at_any_width() -> None:
     for width in (1, 2, 5, 39):
         for block in blocks:
             assert painter.rows(block, width)
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_a_terminal_that_only_writes_has_whole_words(size: int) -> None:
+    class Dumb:
+        can_move, stdout, size = False, io.StringIO(), (20, 24)
+
+        def write(self, text: str) -> None:
+            self.stdout.write(text)
+
+    terminal = Dumb()
+    terminal.stdout = io.StringIO()
+    terminal.stdout.isatty = lambda: True  # type: ignore[method-assign]
+    text = f"Some words that go on behind the edge, and one of {'w' * 50} letters.\n\n  - 漢字の文章は二つの列を使います。 end"
+    view = PlainView(terminal, clock=iter(range(1000)).__next__)  # type: ignore[arg-type]
+    for at in range(0, len(text), size):
+        view.feed(text[at : at + size])
+        view.tick()
+    view.finish()
+    rows = [row.rstrip() for row in terminal.stdout.getvalue().splitlines()]
+    assert rows[:3] == ["Some words that go", "on behind the edge,", "and one of"] and all(columns_of(row) <= 19 for row in rows)
+    assert "".join("".join(rows).split()) == "".join(text.split()) and rows[-1].split()[-1] == "end"
