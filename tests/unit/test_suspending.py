@@ -62,6 +62,7 @@ def test_reasoning_and_traces_go_on_at_the_beginning_of_a_row() -> None:
 
 def test_the_time_is_not_the_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     chat, late = Chat(monkeypatch, tmp_path), 0.0
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
     def stopped(number: int) -> None:
         nonlocal late
@@ -89,8 +90,13 @@ with Suspensions(keys.append) as suspensions:
     lost = perf_counter() - begin - (suspensions.clock() - counted)
 print(keys, lost > 0, suspensions.take())
 """
-    # of a group of its own, whose parent could let it go on as a shell does
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=os.setpgrp)
+
+    def as_a_job() -> None:
+        # of a group of its own, whose parent can let it go on as a shell does; what ignores the signal hands that down
+        os.setpgrp()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=as_a_job)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGTSTP)
     assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
