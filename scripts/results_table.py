@@ -103,7 +103,7 @@ def _rows(name: str, content: Mapping[str, Any], found: Mapping[str, Any]) -> It
             doubt = "?" if ratio["doubts"] else ""
             interval = "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
             yield (
-                f"| {settings['device']} | {model['name']}{mark}, {model['quantisation']} | {settings['n_tokens']} tokens "
+                f"| {settings['device']} | {model['name']}{mark}, {model['quantisation']} | up to {settings['n_tokens']} tokens "
                 f"| {summary['temp']:g} | `{arm}` | {ratio['value']:.2f}{doubt}{interval} | {row['worst']:.2f} "
                 f"| [{content['created'][:10]}](docs/results/{name}) |"
             )
