@@ -144,7 +144,7 @@ class CostModel:
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
-        self._ages = [0] * len(self.sizes)  # steps since each size was seen
+        self._n_seen, self._last = 0, [0] * len(self.sizes)  # passes, and of each size the newest one
         # how much dearer trees have become, and what plain steps took when they were last seen, at the pace of then. They are not
         # believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would be
         self._pace, self._plain = 1.0, (self._base[0], 1.0)
@@ -153,8 +153,9 @@ class CostModel:
 
     def at(self, n_past: int) -> None:
         """Let `seconds` be those of a context with so many tokens."""
-        self._past = self._per_token * n_past
-        self.seconds = [seconds + self._past for seconds in self._base]
+        if self._per_token:
+            self._past = self._per_token * n_past
+            self.seconds = [seconds + self._past for seconds in self._base]
 
     def draft_seconds(self, n_levels: int) -> float:
         """Of a draft of so many levels."""
@@ -178,10 +179,10 @@ class CostModel:
             own_factor, other_factor = taken / known, 1 + _OTHERS * (_MOST - 1)
         else:
             # what is not seen follows the others, which may have changed for reasons of their own
-            weight = min(_MOST_OWN, _OWN * (1 + self._ages[own] / _STALE))
+            weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
             own_factor, other_factor = 1 + weight * change, 1 + _OTHERS * change
-        self._ages = [age + 1 for age in self._ages]
-        self._ages[own] = 0
+        self._n_seen += 1
+        self._last[own] = self._n_seen
         self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]
         if own == 0:
             self._plain = (self._base[0], self._pace)

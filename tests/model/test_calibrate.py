@@ -30,7 +30,7 @@ from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.cli import profiles as first_use
 from entmtp_local.cli.main import main
 from entmtp_local.engine import generate
-from entmtp_local.errors import EntMTPError
+from entmtp_local.errors import ProfileError
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -343,7 +343,7 @@ def test_a_context_without_room_is_survived_and_not_kept(shipped: Path, cache: P
 
 def test_a_task_that_was_not_calibrated_is_named(shipped: Path, made: tuple[Path, Path, Result]) -> None:
     result = call("run", str(shipped), "-p", "a", "-n", "2", "--profile", str(made[0]), "--policy", "entmtp:poems", "-c", "512")
-    assert result.exit_code == EntMTPError.exit_code
+    assert result.exit_code == ProfileError.exit_code
     assert "no task poems (it has: " in result.stderr and "--task poems" in result.stderr
 
 
