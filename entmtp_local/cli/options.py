@@ -330,7 +330,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         limits = session.limits
         deep = f", {limits.max_depth} deep," if limits.max_depth < limits.max_nodes else ""
         note(
-            f"drafting {how} {wanted.name}: this session was opened for {limits.max_nodes} drafted tokens a step{deep} at most; "
+            f"drafting {how} {wanted.name}: the model was opened for {limits.max_nodes} drafted tokens a step{deep} at most; "
             f"start with --policy {wanted.name} for more."
         )
     elif policy.name != wanted.name and not session.notices:

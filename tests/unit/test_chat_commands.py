@@ -154,7 +154,7 @@ def test_policies_can_be_changed_within_what_the_session_was_opened_for(chat: Ch
     assert result.stderr.count("(policy chain:2)") == 2 and "accepted at each depth: 2, 2;" in result.stderr
     chat.monkeypatch.setattr(FakeSession, "limits", Limits(trees=True, max_depth=3, max_nodes=3, reason=""))
     result = chat(["a"], "/policy chain:20", "/policy hydra:16", options=["--policy", "chain:3"])
-    why = "this session was opened for 3 drafted tokens a step at most; start with --policy"
+    why = "the model was opened for 3 drafted tokens a step at most; start with --policy"
     assert f"drafting chain:3 instead of chain:20: {why} chain:20 for more." in result.stderr
     assert f"drafting hydra:3 instead of hydra:16: {why} hydra:16 for more." in result.stderr
     chat.monkeypatch.setattr(FakeSession, "limits", Limits(trees=False, max_depth=0, max_nodes=0, reason=""))
