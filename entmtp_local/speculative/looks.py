@@ -24,7 +24,7 @@ class Looks:
         Args:
             at_rest: nothing is drafted otherwise. The first draft then feeds the head all that has been accepted meanwhile, and
                 those that follow are cheap: they are taken in a row, and for as long as that is faster than to draft nothing.
-        Returns: see `exploring`; `begins` says whether it is the first step of a look.
+        Returns: what `exploring` is then.
         """
         self._since += 1
         if self._left > 0 or (self.exploring and at_rest and self._price <= 0):
@@ -38,6 +38,7 @@ class Looks:
 
     @property
     def begins(self) -> bool:
+        """Whether the step under way is the first one of a look at drafts."""
         return self.exploring and self._since == 0
 
     def at_plain_steps(self, wanted: bool) -> bool:
@@ -56,7 +57,8 @@ class Looks:
             if not wanted:
                 return False
             self._plain_left = _RUN - 1
-        self.exploring = False
+        # a look at drafts that was under way is over
+        self.exploring, self._left = False, 0
         return True
 
     def took(self, seconds: float, price: float) -> None:

@@ -1,0 +1,55 @@
+"""When looks are taken, and what they may cost.
+
+| test | failure it catches |
+|---|---|
+| at rest | looks of a single step, each as dear as a first draft; one that ends although it pays |
+| price | looks that take more than their share of the time |
+| plain steps | a look at drafts that goes on, uncharged, behind plain steps |
+"""
+
+from __future__ import annotations
+
+from entmtp_local.speculative.looks import Looks
+
+
+def begin(looks: Looks, at_rest: bool) -> None:
+    while not looks.at_drafts(at_rest):
+        looks.took(1.0, 0.0)
+    assert looks.begins and looks.exploring
+
+
+def test_at_rest_drafts_are_taken_in_a_row_and_for_as_long_as_they_pay() -> None:
+    looks = Looks()
+    begin(looks, True)
+    taken = 1
+    while looks.at_drafts(True):
+        assert not looks.begins
+        # a dear first draft, then drafts that are faster than none
+        looks.took(1.0, 0.5 if taken == 1 else -0.3)
+        taken += 1
+        if taken > 9:
+            looks.took(1.0, 5.0)
+    assert taken == 10
+    looks = Looks()
+    begin(looks, False)
+    assert not looks.at_drafts(False)
+
+
+def test_looks_take_their_share_and_no_more() -> None:
+    looks, spent, seconds = Looks(), 0.0, 0.0
+    for _ in range(20_000):
+        price = 0.5 if looks.at_drafts(True) else 0.0
+        looks.took(1.0 + price, price)
+        spent, seconds = spent + price, seconds + 1.0 + price
+    assert 0 < spent < 0.006 * seconds
+
+
+def test_plain_steps_end_a_look() -> None:
+    looks = Looks()
+    begin(looks, True)
+    while not looks.at_plain_steps(True):
+        pass
+    assert not looks.exploring
+    while looks.at_plain_steps(True):
+        pass
+    assert not looks.at_drafts(True) or looks.begins
