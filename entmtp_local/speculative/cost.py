@@ -95,6 +95,11 @@ def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
+def in_a_row(weight: float, n: int) -> float:
+    """The weight in a moving average of the mean of n values, of which each would have this one."""
+    return weight if n == 1 else 1 - (1 - weight) ** n
+
+
 def without_pause(seconds: float, usual: float) -> float:
     """Seconds of a step, less what they hold of a pause: a process that was suspended goes on as if nothing had been.
 
@@ -161,8 +166,12 @@ class CostModel:
         """Of a draft of so many levels."""
         return self._fixed + n_levels * self.level_seconds if n_levels else 0.0
 
-    def observe_verify(self, n_nodes: int, seconds: float) -> None:
-        """Count a verification; sizes that are none of `sizes` are passed over."""
+    def observe_verify(self, n_nodes: int, seconds: float, n: int = 1) -> None:
+        """Count a verification; sizes that are none of `sizes` are passed over.
+
+        Args:
+            n: verifications of that size in a row, of which `seconds` is the mean.
+        """
         if n_nodes not in self.sizes:
             return
         own = self.sizes.index(n_nodes)
@@ -180,8 +189,8 @@ class CostModel:
         else:
             # what is not seen follows the others, which may have changed for reasons of their own
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            own_factor, other_factor = 1 + weight * change, 1 + _OTHERS * change
-        self._n_seen += 1
+            own_factor, other_factor = 1 + in_a_row(weight, n) * change, 1 + in_a_row(_OTHERS, n) * change
+        self._n_seen += n
         self._last[own] = self._n_seen
         self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]
         if own == 0:

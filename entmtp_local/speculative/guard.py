@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
-from entmtp_local.speculative.cost import without_pause
+from entmtp_local.speculative.cost import in_a_row, without_pause
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.throughput import Throughput
@@ -50,12 +50,21 @@ class Guard:
         self._hold = _HOLD
         self._before = 0.0  # tokens per second, before it stepped aside
         self._quiet = 0  # steps without a look that are left
+        self._since_look = 0
+        # steps to come that draft nothing whatever they bring, and how many they have been with the seconds that they took and
+        # those of their verification: a step that may last half a millisecond has no time for more
+        self._resting, self._rested, self._rest_seconds, self._rest_verify = 0, 0, 0.0, 0.0
 
     def calibrated(self, profile: Profile) -> None:
         self._policy.calibrated(profile)
 
     def plan(self, evidence: Evidence) -> TreeShape:
-        if evidence.n_past != self._next_past:
+        goes_on = evidence.n_past == self._next_past
+        if self._resting:
+            if goes_on:
+                return ROOT_ONLY
+            self._rise()
+        if not goes_on:
             self._others.forget()
         self._next_past = evidence.n_past
         shape = self._policy.plan(evidence)
@@ -67,28 +76,53 @@ class Guard:
     def learn(self, outcome: Outcome) -> None:
         path = outcome.path
         self._next_past += len(path)
+        if self._resting:
+            if outcome.verified.shape is ROOT_ONLY:
+                self._rested += 1
+                self._rest_seconds += outcome.seconds
+                self._rest_verify += outcome.verify_seconds
+                if self._rested == self._resting:
+                    self._rise()
+                return
+            self._rise()  # copied text
         if self.aside is None and self._policy.exploring:
             # what it takes to look for something better is bounded, and says nothing of how good the policy is
             self._policy.learn(outcome)
             self._others.forget()
             return
-        self._n_steps += 1
-        weight = max(1 / _WINDOW, 1 / self._n_steps)
-        taken = without_pause(outcome.seconds, self._usual) if self._usual else outcome.seconds
-        beside = min(outcome.seconds - outcome.draft_seconds - outcome.verify_seconds, taken)
-        self._n_learnt += 1
-        self._usual += max(1 / _WINDOW, 1 / self._n_learnt) * (taken - self._usual)
-        self._tokens += weight * (len(path) - self._tokens)
-        self._seconds += weight * (taken - self._seconds)
-        self._overhead += weight * (beside - self._overhead)
+        beside = outcome.seconds - outcome.draft_seconds - outcome.verify_seconds
+        taken = self._average(1, len(path), outcome.seconds, beside)
         if self.aside is None:
             self._policy.learn(outcome)
             self._compare(outcome, taken)
+            if outcome.drafted.shape is ROOT_ONLY and self.aside is None and not self._others.waits:
+                self._resting = self._policy.quiet()
         elif self._policy.cost is not None:
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
             self._left -= 1
             if self._left == 0:
                 self._judge()
+
+    def _average(self, n: int, n_tokens: int, seconds: float, beside: float) -> float:
+        """Take n steps into the averages, each of so many tokens and seconds; their seconds without a pause."""
+        taken = without_pause(seconds, self._usual) if self._usual else seconds
+        self._n_steps += n
+        self._n_learnt += n
+        weight = max(in_a_row(1 / _WINDOW, n), n / self._n_steps)
+        self._usual += max(in_a_row(1 / _WINDOW, n), n / self._n_learnt) * (taken - self._usual)
+        self._tokens += weight * (n_tokens - self._tokens)
+        self._seconds += weight * (taken - self._seconds)
+        self._overhead += weight * (min(beside, taken) - self._overhead)
+        return taken
+
+    def _rise(self) -> None:
+        """End a rest, and take the steps that it had into account."""
+        n, seconds, verify = self._rested, self._rest_seconds, self._rest_verify
+        self._resting, self._rested, self._rest_seconds, self._rest_verify = 0, 0, 0.0, 0.0
+        if n:
+            self._policy.rested(n, seconds, verify)
+            self._average(n, 1, seconds / n, (seconds - verify) / n)
+            self._look(n)
 
     @property
     def _rate(self) -> float:
@@ -114,8 +148,15 @@ class Guard:
             ]
             tokens = [outcome.verified.tokens[node] for node in outcome.path]
             self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
-        self._quiet -= 1
-        due = self._n_steps % _AGAIN == 0 if self._hold > _HOLD else self._n_steps % _LOOK == 0 and self._n_steps >= _WINDOW // 2
+        self._look(1)
+
+    def _look(self, n: int) -> None:
+        """Count n steps, and step aside where that is due and something else has been better."""
+        self._quiet -= n
+        self._since_look += n
+        due = self._since_look >= _AGAIN if self._hold > _HOLD else self._since_look >= _LOOK and self._n_steps >= _WINDOW // 2
+        if due:
+            self._since_look = 0
         if self._quiet <= 0 and due:
             better = self._others.better(_MARGIN * self._tokens)
             if better is not None:

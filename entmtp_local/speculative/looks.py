@@ -5,6 +5,7 @@ from __future__ import annotations
 _EXPLORE = 12  # at least so many steps lie between two looks at drafts
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _RUN = 4  # steps of a look, where the first one is dearer than the others
+_MOST_QUIET = 32  # steps that are not looked at one by one
 _PLAIN = 128  # steps between two looks at plain steps
 _FIRST_PLAIN = 8  # steps before the first one
 
@@ -60,6 +61,23 @@ class Looks:
         # a look at drafts that was under way is over
         self.exploring, self._left = False, 0
         return True
+
+    def quiet(self, seconds: float) -> int:
+        """How many steps are to come, all of which draft nothing, before a look is due again.
+
+        Args:
+            seconds: that each of them takes.
+        """
+        if self.exploring or self._plain_left > 0:
+            return 0
+        saved_after = (self._price - self._saved) / (_SPENT * seconds)
+        return int(min(_MOST_QUIET, max(_EXPLORE - 1 - self._since, saved_after)))
+
+    def passed(self, n: int, seconds: float) -> None:
+        """Count so many quiet steps, that took so long together."""
+        self._since += n
+        self._until_plain = max(1, self._until_plain - n)
+        self._saved += _SPENT * seconds
 
     def took(self, seconds: float, price: float) -> None:
         """Count a step.

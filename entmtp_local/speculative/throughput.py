@@ -16,7 +16,7 @@ from operator import mul
 import numpy as np
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
-from entmtp_local.speculative.cost import SIZES, CostModel, without_pause
+from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
@@ -177,6 +177,31 @@ class Throughput:
             return self._plans[-1]
         return self._plans[min(self._depth, levels.best + _DEEPER) if explores else levels.best]
 
+    def quiet(self) -> int:
+        """How many of the steps to come will draft nothing, whatever they bring; they may be told to `rested` together."""
+        variant = self._variant
+        if self.cost is None or self._levels.best or variant.extra or variant.budget or self._drafted_last:
+            return 0
+        return self._looks.quiet(1 / self.plain_rate)
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        """See what so many steps took together that drafted nothing."""
+        assert self.cost is not None
+        taken, verified = without_pause(seconds / n, self._seconds), verify_seconds / n
+        self.cost.observe_verify(1, verified, n)
+        self._beside[0] += in_a_row(_BESIDE, n) * (min(taken, seconds / n - verified) - self._beside[0])
+        self._looks.passed(n, n * taken)
+        self._accepted -= in_a_row(0.1, n) * self._accepted
+        self._average(n, 1.0, taken)
+
+    def _average(self, n: int, n_tokens: float, taken: float) -> None:
+        """Take n steps into the averages that brought and took so much, each."""
+        self._n_learnt += n
+        # the rate of plain decoding, with which it begins, counts for two steps
+        weight = max(in_a_row(_WEIGHT, n), n / (self._n_learnt + 2))
+        self._tokens += weight * (n_tokens - self._tokens)
+        self._seconds += weight * (taken - self._seconds)
+
     def select(self, tree: DraftTree) -> DraftTree:
         cost = self.cost
         if cost is None or tree.logp is None:
@@ -255,11 +280,7 @@ class Throughput:
             self._levels.compare(len(path), taken, self._expected, self._rate)
         self._drafted_last = n_levels > 0
         self._accepted += 0.1 * (len(path) - 1 - self._accepted)
-        self._n_learnt += 1
-        # the rate of plain decoding, with which it begins, counts for two steps
-        weight = max(_WEIGHT, 1 / (self._n_learnt + 2))
-        self._tokens += weight * (len(path) - self._tokens)
-        self._seconds += weight * (taken - self._seconds)
+        self._average(1, len(path), taken)
         if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns:
             return
         seen = [child for node in path for child in shape.children[node]]

@@ -6,6 +6,7 @@
 | good | a guard that steps aside from what is best |
 | chains | a chain that would be faster and is not noticed |
 | costs | a profile of other costs, or a step in which the process was suspended, that makes everything slow for long |
+| rest | steps without drafts that take the scheduler's time one by one, or are not seen at all: new costs, copies, another text |
 | what is counted | chains that are judged by tokens that do not continue them: another text, or copies |
 """
 
@@ -196,6 +197,62 @@ def test_copied_text_is_no_evidence(copied: int) -> None:
     run = Run(Guard(Stubborn(TreeShape.chain(3))), FLAT, always(0.95), copied=copied)
     run.rate(2000)
     assert set(run.aside) == {None}
+
+
+# -- rest
+
+
+class Counting(Throughput):
+    """Counts the steps that it is told one by one, and those that it is told together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = self.together = 0
+
+    def learn(self, outcome: Outcome) -> None:
+        self.single += 1
+        super().learn(outcome)
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        self.together += n
+        super().rested(n, seconds, verify_seconds)
+
+
+def test_steps_without_drafts_are_told_together() -> None:
+    policy = Counting()
+    run = Run(Guard(policy), STEEP, always(0.02))
+    assert run.rate(4000, 1000) > 0.985 / STEEP.verify[1]
+    assert policy.together > 0.8 * run.n_steps
+    assert policy.single + policy.together > run.n_steps - 32, "a rest that has not ended is all that is not known yet"
+
+
+def test_a_rest_learns_what_steps_take() -> None:
+    policy = Counting()
+    run = Run(Guard(policy), STEEP, always(0.02))
+    run.rate(2000)
+    run.costs = replace(STEEP, verify={size: 1.5 * seconds for size, seconds in STEEP.verify.items()})
+    run.rate(500)
+    assert policy.plain_rate == pytest.approx(1 / run.costs.verify[1], rel=0.02)
+    assert policy._tokens / policy._seconds == pytest.approx(1 / run.costs.verify[1], rel=0.02)
+
+
+def test_a_rest_ends_with_copied_text_and_with_the_text() -> None:
+    policy = Counting()
+    guard = Guard(policy)
+    run = Run(guard, STEEP, always(0.02))
+    run.rate(2000)
+    while guard._resting - guard._rested < 4 or not guard._rested:
+        run.step()
+    rested, told = guard._rested, policy.together
+    run.copied = 1
+    run.step()
+    assert (guard._resting, policy.together) == (0, told + rested)
+    run.copied = 0
+    while guard._resting - guard._rested < 4:
+        run.step()
+    run.n_past = 10
+    run.step()
+    assert guard._rested == 0
 
 
 # -- what is counted
