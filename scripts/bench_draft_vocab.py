@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.cores import physical_cores  # noqa: E402
-from entmtp_local.native.draft_head import DRAFT_HEAD_TYPES, SAME  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
+from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.static import chain  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402

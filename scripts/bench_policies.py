@@ -68,6 +68,8 @@ def main() -> None:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
     with Session.open(settings) as session:
         profile = profile_of(session, settings, options.profile, options.temp)
+        if profile.head is not None:
+            session.adopt_draft_head(profile.head)
         report |= {"device": session.device, "engine": session.engine_info, "quick_profile": profile.quick}
         report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in profile.costs.verify.items()}
         print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))

@@ -22,7 +22,7 @@ from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
 from entmtp_local.native.state_file import State
 from entmtp_local.speculative.cost import SIZES, CostTable
-from entmtp_local.speculative.draft_vocab import PassBytes
+from entmtp_local.speculative.draft_vocab import PassCost
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.protocol import Limits
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -294,7 +294,7 @@ def model_info(**values: Any) -> ModelInfo:
         "state_bytes": 800_000,
         "n_window": 0,
         "node_bytes": 14_000,
-        "pass_bytes": PassBytes(20_000_000, 2_000_000, 512.0),
+        "pass_bytes": PassCost(20_000_000, 2_000_000, 512.0),
     }
     return ModelInfo(**(defaults | values))
 

@@ -15,9 +15,9 @@ from entmtp_local.bench.server import Server
 from entmtp_local.bench.text import Request, Text
 from entmtp_local.bench.worker import Setup, Worker
 from entmtp_local.errors import UsageError
-from entmtp_local.native.draft_head import SAME
 from entmtp_local.native.session import SessionOptions
 from entmtp_local.speculative.copying import MAX_COPIED
+from entmtp_local.speculative.draft_vocab import SAME
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
 

@@ -74,6 +74,8 @@ class Answering:
         if self._policy.needs_profile:
             if setup.profile is None:
                 raise EngineError(f"the policy {setup.policy} needs a profile: this is a bug, please report it.")
+            if setup.profile.head is not None:
+                self._session.adopt_draft_head(setup.profile.head)
             self._policy.calibrated(setup.profile)
         warm_up(session, sizes_of(self._policy))
 

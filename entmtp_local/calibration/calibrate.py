@@ -15,8 +15,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from entmtp_local.calibration.costs import measure_costs
+from entmtp_local.calibration.costs import measure_costs, with_drafts
 from entmtp_local.calibration.fit import fit_tasks
+from entmtp_local.calibration.head import choose_head
 from entmtp_local.calibration.record import DEPTH, record, wide_shape
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
@@ -26,6 +27,7 @@ from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import draft_seconds
 from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -52,6 +54,7 @@ class Effort:
         cost_seconds: that measuring verifications may take, roughly.
         log_seconds: that logging may take; texts get shorter where it would take more.
         n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
+        head_seconds: that comparing rows to draft from may take for each of their types; 0 does not compare.
         n_checked: prompts of each task that the finalists decode.
     """
 
@@ -62,11 +65,12 @@ class Effort:
     cost_seconds: float
     log_seconds: float
     n_long: int
+    head_seconds: float
     n_checked: int
 
 
-QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, n_checked=0)
-FULL = Effort(False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, n_checked=3)
+QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, head_seconds=0.0, n_checked=0)
+FULL = Effort(False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3)
 
 
 class Interrupted(Exception):
@@ -144,8 +148,15 @@ def calibrate(
     log = _record(session, key, prompts, sampling, effort, costs, say, stop, partial)
     say(0.9 if effort.n_checked else 0.95, "fitting")
     costs = _with_step(session, costs, prompts, sampling)
+    head = None
+    if effort.head_seconds:
+        head = choose_head(session, log, prompts, costs, _kinds(session, key), effort.head_seconds, stop)
+        _check(stop)
+    if head is not None:
+        costs = with_drafts(costs, session, stop)
+        _check(stop)
     tasks = fit_tasks(log, costs)
-    profile = Profile(costs, key, tasks, effort.quick, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    profile = Profile(costs, key, tasks, effort.quick, datetime.now(timezone.utc).isoformat(timespec="seconds"), head=head)
     if effort.n_checked:
         profile = replace(profile, measured=tuple(_measured(session, profile, log, prompts, sampling, effort, say, stop)))
     if partial is not None:
@@ -153,6 +164,12 @@ def calibrate(
             partial.unlink(missing_ok=True)
     say(1.0, "done")
     return profile, log
+
+
+def _kinds(session: Session, key: Key) -> list[str]:
+    """Types of rows to compare, the one in use first."""
+    used = session.draft_head_type or SAME
+    return list(dict.fromkeys((used, SAME, *DRAFT_HEAD_TYPES))) if key.draft_head_type is None else [used]
 
 
 def _check(stop: Stop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
@@ -44,9 +45,19 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
             taken = verification_seconds(session, (1,), limit, keep=True)[1]
             per_token = max(0.0, (taken - verify[1]) / session.n_past)
         session.clear()
-    depth = session.limits.max_depth
-    if depth == 0 or stop():
+    if session.limits.max_depth == 0 or stop():
         return CostTable(verify, per_token)
+    return _with_drafts(CostTable(verify, per_token), session, stop)
+
+
+def with_drafts(costs: CostTable, session: Session, stop: Callable[[], bool]) -> CostTable:
+    """The table with what drafts take now. The session is empty afterwards."""
+    with session.steady_draft_vocab():
+        return _with_drafts(costs, session, stop)
+
+
+def _with_drafts(costs: CostTable, session: Session, stop: Callable[[], bool]) -> CostTable:
+    depth = session.limits.max_depth
     shapes = {"one": TreeShape.chain(1), "deep": TreeShape.chain(min(depth, 5))}
     if session.drafts_trees and depth >= 3:
         # three chains side by side
@@ -58,7 +69,7 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
     level = {1: one}
     if "wide" in seconds and n_more:
         level[_WIDE] = max(one, (seconds["wide"] - seconds["one"]) / n_more)
-    return CostTable(verify, per_token, max(0.0, seconds["one"] - one), level)
+    return replace(costs, draft_fixed=max(0.0, seconds["one"] - one), level=level)
 
 
 def shipped_tables() -> list[str]:

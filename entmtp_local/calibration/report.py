@@ -102,6 +102,8 @@ def _about(profile: Profile, log: WideLog | None, logged: Sequence[Logged], cost
         facts.append(("layers on the GPU", "all" if key.n_gpu_layers is None else text(key.n_gpu_layers)))
         vocab = {None: "follows the text", 0: "whole"}.get(key.draft_vocab, key.draft_vocab)
         facts.append(("draft vocabulary", text(vocab)))
+    if profile.head is not None:
+        facts.append(("drafts read", text(profile.head.rows)))
     if log is not None and (key is None or made.get("model") != key.model):
         facts.append(("texts of", _named(made, made.get("model", "not noted"))))
         if "device" in made:

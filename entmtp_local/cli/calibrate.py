@@ -36,6 +36,7 @@ from entmtp_local.files import check_writable
 from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.draft_vocab import SAME, DraftHead
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, Profile, paths_of
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -232,6 +233,9 @@ def _show(profile: Profile, out: Path) -> None:
     print("ms of verifying: " + ", ".join(f"{n}: {1e3 * seconds:.2f}" for n, seconds in costs.verify.items()))
     if costs.level:
         print(f"ms of a level of drafts: {1e3 * costs.level[1]:.2f}; of a draft beside its levels: {1e3 * costs.draft_fixed:.2f}")
+    if profile.head is not None:
+        for line in _head(profile.head):
+            print(line)
     for task, fit in profile.tasks.items():
         first = fit.by_rank[0][0] if fit.by_rank else 0.0
         print(f"{visible(task)}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
@@ -240,6 +244,17 @@ def _show(profile: Profile, out: Path) -> None:
         for row in profile.measured:
             print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
     print(f"profile: {visible(str(out))}")
+
+
+def _head(head: DraftHead) -> Iterator[str]:
+    """What drafts are read from, and what else was compared."""
+    yield f"drafts read {head.rows}; over that, tokens/s of chains by forecast:"
+    best = head.speeds[head.kind][str(head.size)]
+    for kind, speeds in head.speeds.items():
+        found = ", ".join(
+            f"{int(size):,}: {speed / best:.3f}" if int(size) else f"{speed / best:.3f}" for size, speed in speeds.items()
+        )
+        yield f"  {'as they are' if kind == SAME else kind:12s} {found}"
 
 
 def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[str]:

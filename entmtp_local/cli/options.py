@@ -28,12 +28,12 @@ from entmtp_local.errors import EntMTPError, ModelFileError, UsageError
 from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native import api as native
 from entmtp_local.native import library
-from entmtp_local.native.draft_head import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.native.model_file import ModelInfo, check_pair, read_model
 from entmtp_local.native.sampler import check_grammar
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import MAX_COPIED
+from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.entmtp import EntMTP
 from entmtp_local.speculative.policy import COMMON, KNOWN, parse_policy, sizes_of
 from entmtp_local.speculative.protocol import Policy
@@ -336,7 +336,10 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
     elif policy.name != wanted.name and not session.notices:
         note(f"drafting {policy.name} instead of {wanted.name}: {session.limits.reason}.")
     if policy.needs_profile:
-        policy.calibrated(profile_for(session, plan.session, plan.info, plan.profile, note))
+        profile = profile_for(session, plan.session, plan.info, plan.profile, note)
+        if profile.head is not None:
+            session.adopt_draft_head(profile.head)
+        policy.calibrated(profile)
     warm_up(session, sizes_of(policy))
     return policy
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+from entmtp_local.speculative.draft_vocab import SAME, DraftVocab, PassCost
 
-SAME = "same"
-DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")
 # What drafts read of a head of 16 bits a weight: as many drafts are accepted. From Q4_0 fewer are (by 2 to 4 %), which is
 # what it saves; a copy of fewer bits or fewer tokens saves too little.
 _COPY_FROM_BITS, _COPY_TYPE = 16.0, "Q8_0"
@@ -33,7 +31,7 @@ def row_bytes(kind: GGMLQuantizationType, n_embd: int) -> float:
     return float(n_embd * n_bytes / n_values)
 
 
-def copy_bytes(wanted: str | None, draft_vocab: int | None, cost: PassBytes, n_embd: int, n_vocab: int) -> int:
+def copy_bytes(wanted: str | None, draft_vocab: int | None, cost: PassCost, n_embd: int, n_vocab: int) -> int:
     """The most that the copy takes, without the control tokens at the vocabulary's end.
 
     Args:

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 
 from entmtp_local.native import api as native
 from entmtp_local.native.draft_head import COPIED_AHEAD, copy_type, row_bytes
-from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+from entmtp_local.speculative.draft_vocab import SAME, DraftHead, DraftVocab, PassCost
 
 
 class DraftRows:
@@ -24,25 +24,51 @@ class DraftRows:
         wanted: the type of the copy, as SessionOptions has it.
     """
 
-    def __init__(self, api: native.Api, ctx: Any, n_vocab: int, n_embd: int, cost: PassBytes, wanted: str | None) -> None:
-        self._api, self._ctx, self._n_vocab, self._cost = api, ctx, n_vocab, cost
+    def __init__(self, api: native.Api, ctx: Any, n_vocab: int, n_embd: int, cost: PassCost, wanted: str | None) -> None:
+        self._api, self._ctx, self._n_vocab, self._n_embd, self._own = api, ctx, n_vocab, n_embd, cost
         self._type: GGMLQuantizationType | None = None  # of the copy
         self._chooser: DraftVocab | None = None
+        self._size = 0  # as `cut` was last asked for
         self.following: DraftVocab | None = None  # the chooser while it is asked
         self.n = 0  # tokens that drafts choose from at present
         self.refused: str | None = None  # the type that was wanted and cannot be had
         kind = copy_type(wanted, cost.row, n_embd, n_vocab)
         if kind is None:
             return
-        if api.mtp_set_vocab(ctx, COPIED_AHEAD) > 0 and api.mtp_set_head_type(ctx, kind) == native.OK:
-            self._type, self._cost = kind, replace(cost, row=row_bytes(kind, n_embd))
-        else:
+        self._size = COPIED_AHEAD
+        if not self.read(kind.name):
             self.refused = wanted
 
     @property
     def type_name(self) -> str | None:
         """Of the copy; None where drafts read the matrix itself."""
         return self._type.name if self._type is not None else None
+
+    @property
+    def _cost(self) -> PassCost:
+        return self._own if self._type is None else replace(self._own, row=row_bytes(self._type, self._n_embd))
+
+    def read(self, kind: str) -> bool:
+        """Draft from a copy of the rows in this type, SAME for the rows themselves; False: it cannot be had, nothing changes."""
+        before, self._type = self._type, None if kind == SAME else GGMLQuantizationType[kind]
+        wanted = self._type
+        self.cut(self._size)
+        if self._type is not wanted:
+            self._type = before
+            self.cut(self._size)
+            return False
+        if self._chooser is not None:
+            self._chooser.cost = self._cost
+        return True
+
+    def adopt(self, head: DraftHead) -> None:
+        """Draft from the rows that calibration chose; how many, where the text decides that."""
+        followed = self.following
+        if followed is not None and followed.cost == head.cost:
+            return  # it has been, and may have gone on from there
+        if self.read(head.kind) and followed is not None:
+            followed.begin(head.size, head.cost)
+            self.cut(followed.size)
 
     def choose(self, size: int | None) -> int:
         """See Session.set_draft_vocab."""
@@ -64,6 +90,7 @@ class DraftRows:
 
     def cut(self, size: int) -> int:
         """Draft from so many tokens, a multiple of the engine's step, and the control tokens at the end; how many they are."""
+        self._size = size
         # the whole vocabulary is not copied on the way to a part of it
         kind = -1 if self._type is None or (size == 0 and self.following is not None) else self._type
         if kind < 0:

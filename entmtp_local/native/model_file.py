@@ -29,7 +29,7 @@ from entmtp_local.native.architectures import (
 from entmtp_local.native.gguf_header import GGUFHeader, Scalar, read_header
 from entmtp_local.native.model_checks import Role, check_blocks, check_head, check_hyperparameters, check_vocabulary
 from entmtp_local.native.model_metadata import Layers, ModelMetadata, read_layers
-from entmtp_local.speculative.draft_vocab import PassBytes
+from entmtp_local.speculative.draft_vocab import PassCost
 
 HeadKind: TypeAlias = Literal["single", "chained", "shared", "none"]
 MemoryKind: TypeAlias = Literal["attention", "iswa", "hybrid", "recurrent", "other"]
@@ -81,7 +81,7 @@ class ModelInfo:
     state_bytes: int
     n_window: int
     node_bytes: int
-    pass_bytes: PassBytes
+    pass_bytes: PassCost
 
 
 def read_model(path: Path, role: Role = "main") -> ModelInfo:
@@ -335,7 +335,7 @@ def _node_bytes(model: ModelMetadata, layers: Layers) -> int:
     return 4 * sum(layers.recurrent[: layers.n_trunk]) * (inner + stored_keys + heads + inner + 2 * keys)
 
 
-def _pass_bytes(model: ModelMetadata, layers: Layers, n_vocab: int) -> PassBytes:
+def _pass_bytes(model: ModelMetadata, layers: Layers, n_vocab: int) -> PassCost:
     """Of a mixture's experts, those count that a token is sent to."""
     n_experts, n_used = model.integer("expert_count", 0), model.integer("expert_used_count", 0)
     blocks = {False: 0.0, True: 0.0}  # trunk, first MTP block
@@ -350,7 +350,7 @@ def _pass_bytes(model: ModelMetadata, layers: Layers, n_vocab: int) -> PassBytes
     head = tensors.get(own) or output
     for name in (own, f"blk.{layers.n_trunk}.nextn.embed_tokens.weight"):
         blocks[True] -= tensors[name].n_bytes if name in tensors else 0
-    return PassBytes(
+    return PassCost(
         target=round(blocks[False]) + (output.n_bytes if output else 0),
         level=max(0, round(blocks[True])),
         row=head.n_bytes / n_vocab if head else 0.0,

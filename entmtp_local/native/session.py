@@ -26,7 +26,7 @@ from entmtp_local.native.model_file import check_pair, read_model
 from entmtp_local.native.opening import N_BATCH, Opener, SessionOptions
 from entmtp_local.native.sampler import NO_NUMBERS, Sampler
 from entmtp_local.native.state_file import State
-from entmtp_local.speculative.draft_vocab import USUAL, DraftVocab, PassBytes
+from entmtp_local.speculative.draft_vocab import DraftHead, DraftVocab, PassCost
 from entmtp_local.speculative.entropy import row_entropy
 from entmtp_local.speculative.protocol import Limits, TokenChooser
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -536,16 +536,35 @@ class Session:
         """Type of the copy of the head that drafts read; None where they read the head itself."""
         return self._draft_rows.type_name if self._draft_rows is not None else None
 
+    @property
+    def draft_vocab_sizes(self) -> list[int]:
+        """Tokens that drafts may come to choose from, other than all; none where their number is fixed."""
+        return [] if self._draft_vocab is None else list(self._draft_vocab.sizes)
+
+    @property
+    def usual_draft_vocab(self) -> int:
+        """What their number begins with where it follows the text; 0 is the whole vocabulary, and where it is fixed."""
+        return 0 if self._draft_vocab is None else self._draft_vocab.usual
+
+    def read_draft_head(self, kind: str) -> bool:
+        """Draft from a copy of the output matrix in another type, SAME for the matrix itself. False: unchanged, there is none."""
+        return self._draft_rows is not None and self._draft_rows.read(kind)
+
+    def adopt_draft_head(self, head: DraftHead) -> None:
+        """Draft from the rows of the output matrix that calibration chose."""
+        if self._draft_rows is not None:
+            self._draft_rows.adopt(head)
+
     @contextmanager
     def steady_draft_vocab(self) -> Iterator[None]:
         """Draft from as many tokens as texts usually need, and learn nothing from the tokens that come: they are no text."""
-        follows = self._draft_vocab is not None
-        if follows:
-            self.set_draft_vocab(USUAL)
+        followed = self._draft_vocab
+        if followed is not None:
+            self.set_draft_vocab(followed.usual)
         try:
             yield
         finally:
-            if follows:
+            if followed is not None:
                 self.set_draft_vocab(None)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
@@ -656,6 +675,6 @@ class _Closed:
         raise EngineError("the session is closed; open another one.")
 
 
-def _pass_bytes(target: PassBytes, head: PassBytes | None) -> PassBytes:
+def _pass_bytes(target: PassCost, head: PassCost | None) -> PassCost:
     """Of a model whose head is perhaps in another file, which may leave the output matrix to the model's."""
-    return target if head is None else PassBytes(target.target, head.level, head.row or target.row)
+    return target if head is None else PassCost(target.target, head.level, head.row or target.row)

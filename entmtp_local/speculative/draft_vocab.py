@@ -1,4 +1,4 @@
-"""How much of the vocabulary drafts choose from: numbers of tokens and bytes, no engine.
+"""How much of the vocabulary drafts choose from: numbers of tokens, bytes or seconds, no engine.
 
 The output matrix is most of what a draft reads. Byte-pair vocabularies are ordered by frequency, so its first rows serve most
 of a text; a token beyond them is never drafted, which costs the rest of that draft and never changes what is emitted.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+SAME = "same"  # what rows are called that are read as they are
+DRAFT_HEAD_TYPES = ("Q8_0", "Q4_0")  # of copies, as GGUF names them
 USUAL = 16_384  # what most texts are drafted from; where it begins
 _SMALLEST = 1024
 # Below this the output matrix is a small part of any model worth drafting for, and what a pass costs is not its bytes.
@@ -23,12 +25,38 @@ _MIN_GAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class PassBytes:
-    """Weights that a pass of few tokens reads; such passes are bound by memory, so bytes stand for seconds."""
+class PassCost:
+    """What a pass of few tokens takes: seconds where calibration has measured them, otherwise bytes of the weights that it reads.
 
-    target: int  # one pass of the target, its output matrix included
-    level: int  # one level of drafts, without the output matrix
+    Such passes are bound by memory, and only ratios count.
+    """
+
+    target: float  # one pass of the target, its output matrix included
+    level: float  # one level of drafts, without the output matrix
     row: float  # one token's row of the output matrix that drafts use
+
+
+@dataclass(frozen=True, slots=True)
+class DraftHead:
+    """The rows of the output matrix that calibration found to draft from fastest.
+
+    Args:
+        kind: type of the copy that is read, SAME for the matrix itself.
+        size: tokens to begin with; 0 is the whole vocabulary.
+        cost: seconds, with rows of this type.
+        speeds: tokens per second by kind, then by size as text, of what was compared: forecasts for chains.
+    """
+
+    kind: str
+    size: int
+    cost: PassCost
+    speeds: Mapping[str, Mapping[str, float]]
+
+    @property
+    def rows(self) -> str:
+        """What is read, in words."""
+        rows = f"rows of {self.size:,} tokens" if self.size else "rows"
+        return f"{rows} as they are" if self.kind == SAME else f"{rows} in {self.kind}"
 
 
 class DraftVocab:
@@ -38,13 +66,14 @@ class DraftVocab:
     any it is taken to grow with the logarithm of the size, as it does where frequencies follow Zipf's law.
     """
 
-    def __init__(self, n_vocab: int, n_tail: int, cost: PassBytes) -> None:
+    def __init__(self, n_vocab: int, n_tail: int, cost: PassCost) -> None:
         """
         Args:
             n_vocab: tokens of the vocabulary
             n_tail: tokens at its end that every size includes
         """
-        self._n_tail, self._n_front, self._cost = n_tail, n_vocab - n_tail, cost
+        self.cost = cost
+        self._n_tail, self._n_front = n_tail, n_vocab - n_tail
         self.sizes = [_SMALLEST << i for i in range(max(0, math.ceil(math.log2(max(1, n_vocab) / _SMALLEST))))]
         self.sizes = [size for size in self.sizes if size < self._n_front and n_vocab > _WORTH_CUTTING]
         reached = [math.log(size) / math.log(self._n_front) for size in self.sizes] + [1.0]
@@ -53,7 +82,17 @@ class DraftVocab:
         self._seen = 0
         self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
         self._n_verified = 3.0  # levels that are verified of a draft, on average
-        self.size = USUAL if USUAL in self.sizes else 0  # in use; 0 = the whole vocabulary
+        self.usual = USUAL if USUAL in self.sizes else 0
+        self.size = self.usual  # in use; 0 = the whole vocabulary
+
+    def begin(self, size: int, cost: PassCost) -> None:
+        """Begin anew from another size and other costs; what was seen of the text stays.
+
+        Args:
+            size: 0, or one of `sizes`.
+        """
+        self.size = self.usual = size if size in self.sizes else 0
+        self.cost = cost
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Count tokens of the prompt or of the answer."""
@@ -99,8 +138,8 @@ class DraftVocab:
         return True
 
     def _rate(self, size: int, depth: int, skill: float) -> float:
-        """Expected tokens of a step for each byte that it reads."""
-        cost, p = self._cost, skill * self.coverage(size)
+        """Expected tokens of a step for each byte or second that it takes."""
+        cost, p = self.cost, skill * self.coverage(size)
         n_rows = (size or self._n_front) + self._n_tail
         # all levels are paid for, and those that are verified can bring a token
         n_levels = min(depth, max(1, round(self._n_verified)))

@@ -16,10 +16,11 @@ from entmtp_local.errors import ProfileError
 from entmtp_local.files import open_file, reason, replace_file
 from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME, DraftHead, PassCost
 from entmtp_local.speculative.tree import TreeShape
 
 _T = TypeVar("_T")
-FORMAT, VERSION = "entmtp-local profile", 2
+FORMAT, VERSION = "entmtp-local profile", 3
 #: The task that stands for all tasks together.
 ALL = "all"
 #: Of the trees that it holds: drafted nodes, and levels.
@@ -144,6 +145,7 @@ class Profile:
         key: what it holds for; None for tables that were not measured here.
         tasks: may be empty, and has ALL otherwise.
         quick: whether a quick calibration wrote it.
+        head: what drafts are best read from; None where that was not compared.
         measured: what full calibration decoded to check its choices: rows of a table for the report.
     """
 
@@ -153,6 +155,7 @@ class Profile:
     quick: bool = True
     created: str = ""
     measured: tuple[Mapping[str, Any], ...] = ()
+    head: DraftHead | None = None
 
     def task(self, name: str) -> TaskFit:
         """Raises: ProfileError where the task was not calibrated."""
@@ -171,6 +174,7 @@ class Profile:
             "quick": self.quick,
             "key": asdict(self.key) if self.key else None,
             "costs": self.costs.as_json(),
+            "head": asdict(self.head) if self.head else None,
             "tasks": {name: asdict(fit) for name, fit in self.tasks.items()},
             "measured": list(self.measured),
         }
@@ -228,6 +232,7 @@ def _parse(content: Mapping[str, Any]) -> Profile:
         quick=_of(bool, content["quick"]),
         created=_of(str, content["created"]),
         measured=tuple(_parse_measured(row) for row in _list(content["measured"])),
+        head=None if content["head"] is None else _parse_head(_dict(content["head"])),
     )
 
 
@@ -243,6 +248,22 @@ def _parse_key(content: Mapping[str, Any]) -> Key:
         if number is not None:
             _whole(number)
     return key
+
+
+def _parse_head(content: Mapping[str, Any]) -> DraftHead:
+    kind, size, cost = _of(str, content["kind"]), _whole(content["size"]), _dict(content["cost"])
+    speeds = {
+        name: {_of(str, n): _number(speed, 0.0) for n, speed in _dict(each).items()}
+        for name, each in _dict(content["speeds"]).items()
+    }
+    sizes = set(speeds[kind])
+    if not {*speeds} <= {SAME, *DRAFT_HEAD_TYPES} or not all(map(str.isdecimal, sizes)):
+        raise ValueError("rows of types or of numbers of tokens that there are none of")
+    if any(set(each) != sizes for each in speeds.values()):
+        raise ValueError("types that were compared with other numbers of tokens")
+    if not speeds[kind][str(size)] > 0:
+        raise ValueError("rows that nothing can be drafted from")
+    return DraftHead(kind, size, PassCost(**{name: _number(seconds, 0.0) for name, seconds in cost.items()}), speeds)
 
 
 def _parse_measured(row: Mapping[str, Any]) -> Mapping[str, Any]:

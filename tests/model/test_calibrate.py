@@ -5,6 +5,7 @@
 | calibrate | a profile that its own program refuses; a log that cannot be replayed |
 | interruption | texts that are recorded twice or lost; a log that differs from one made without a break |
 | first use | measuring at every start; a damaged or foreign profile that is used, or that ends the run |
+| head | a choice among rows to draft from that is not the best of what was compared, or that overrules what the user gave |
 | folders | a cache that cannot be written and takes the run with it |
 """
 
@@ -23,6 +24,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from entmtp_local.calibration import calibrate as calibration
+from entmtp_local.calibration import head as head_choice
 from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
 from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.record import record, wide_shape
@@ -32,6 +34,7 @@ from entmtp_local.cli.main import main
 from entmtp_local.engine import generate
 from entmtp_local.errors import ProfileError
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative import draft_vocab
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -149,6 +152,34 @@ def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) ->
     ):
         result = call("calibrate", str(shipped), "--quick", *arguments)
         assert result.exit_code == 2 and word in result.stderr
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_drafts_are_read_from_is_compared(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(f"{__name__}.BRIEF", replace(BRIEF, head_seconds=0.1))
+    if large:
+        # as if its vocabulary were worth cutting
+        monkeypatch.setattr(draft_vocab, "_WORTH_CUTTING", 1024)
+        monkeypatch.setattr(head_choice, "_FEWEST", 1024)
+    options = SessionOptions(shipped, n_ctx=512, n_threads=1, max_depth=8, max_nodes=31)
+    with Session.open(options) as opened:
+        key = key_of(opened, options)
+        profile, _ = run((opened, key), None)
+        head = profile.head
+        assert head is not None and set(head.speeds) == {"same", "Q8_0", "Q4_0"}
+        sizes = {"1024", "2048", "4096"} if large else {"0"}
+        assert all(set(speeds) == sizes for speeds in head.speeds.values()) and str(head.size) in sizes
+        best = max(speed for speeds in head.speeds.values() for speed in speeds.values())
+        assert head.speeds[head.kind][str(head.size)] > 0.98 * best
+        assert opened.draft_head_type == (None if head.kind == "same" else head.kind)
+        assert head.size <= opened.n_draft_vocab < (head.size + 1000 if large else opened.n_vocab + 1)
+        profile.save(tmp_path / "p.json")
+        assert Profile.load(tmp_path / "p.json", key) == profile
+        assert opened.read_draft_head("same")
+        again, _ = run((opened, replace(key, draft_head_type="same")), None)
+        assert again.head is None if not large else again.head is not None and set(again.head.speeds) == {"same"}
 
 
 # -- interruption

@@ -18,6 +18,8 @@ from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import verification_seconds, warm_up
+from entmtp_local.speculative import draft_vocab
+from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
@@ -113,6 +115,28 @@ def test_drafts_read_a_smaller_copy_of_the_head_and_the_text_stays(wanted: str |
         assert found.tokens == expected.tokens
         assert found.stats.tokens_per_step > 0.9 * expected.stats.tokens_per_step
         assert not session.notices
+
+
+def test_drafts_read_what_calibration_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft_vocab, "_WORTH_CUTTING", 1024)
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, max_depth=3, max_nodes=3)) as session:
+        assert session.draft_vocab_sizes == [1024, 2048, 4096]
+        prompt = session.tokenize("def main(path: str) -> None:\n", add_special=True, parse_special=True)
+        expected, _ = run(session, prompt, "chain:3", 60)
+        assert session.read_draft_head("Q8_0") and session.draft_head_type == "Q8_0"
+        assert not session.read_draft_head("F32") and session.draft_head_type == "Q8_0", "no smaller"
+        head = DraftHead("Q4_0", 2048, PassCost(0.02, 1e-3, 1e-7), {})
+        session.adopt_draft_head(head)
+        assert session.draft_head_type == "Q4_0" and 2048 <= session.n_draft_vocab < 4096
+        session.clear()
+        assert run(session, prompt, "chain:3", 60)[0].tokens == expected.tokens
+        session.set_draft_vocab(4096)
+        session.adopt_draft_head(head)
+        assert session.n_draft_vocab >= 4096, "a number that was given stays"
+        session.set_draft_vocab(None)
+        with session.steady_draft_vocab():
+            assert 2048 <= session.n_draft_vocab < 4096
+        assert session.read_draft_head("same") and session.draft_head_type is None
 
 
 def test_a_copy_that_would_be_no_smaller_is_said_to_be_none(tiny: Path, tmp_path: Path) -> None:

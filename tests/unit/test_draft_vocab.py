@@ -16,12 +16,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from entmtp_local.speculative.draft_vocab import DraftVocab, PassBytes
+from entmtp_local.speculative.draft_vocab import DraftVocab, PassCost
 
 N_VOCAB, N_TAIL = 248_320, 320
 # the 27B shape: a quarter of a byte a weight more or less does not matter here
-LARGE = PassBytes(target=15_000_000_000, level=250_000_000, row=5120 * 0.8)
-SMALL = PassBytes(target=490_000_000, level=11_500_000, row=840)
+LARGE = PassCost(target=15_000_000_000, level=250_000_000, row=5120 * 0.8)
+SMALL = PassCost(target=490_000_000, level=11_500_000, row=840)
 
 
 def after(vocab: DraftVocab, tokens: list[int], depth: int = 3, accepted: int = 2) -> int:
@@ -43,13 +43,13 @@ def test_what_it_begins_with() -> None:
 
 
 @pytest.mark.parametrize("cost", [LARGE, SMALL])
-def test_common_ids_need_few_rows(cost: PassBytes) -> None:
+def test_common_ids_need_few_rows(cost: PassCost) -> None:
     tokens = np.random.default_rng(1).integers(0, 3000, 900).tolist()
     assert 0 < after(DraftVocab(N_VOCAB, N_TAIL, cost), tokens) <= FEW
 
 
 @pytest.mark.parametrize("cost", [LARGE, SMALL])
-def test_rare_ids_need_many(cost: PassBytes) -> None:
+def test_rare_ids_need_many(cost: PassCost) -> None:
     tokens = np.random.default_rng(1).integers(140_000, 248_000, 900).tolist()
     assert after(DraftVocab(N_VOCAB, N_TAIL, cost), tokens) == 0
 
@@ -71,7 +71,7 @@ def test_nothing_is_left_out_where_the_head_is_cheap() -> None:
     rng = np.random.default_rng(1)
     # one token in fifty beyond the first half
     tokens = [int(rng.integers(200_000, 248_000)) if rng.random() < 0.02 else int(rng.integers(0, 3000)) for _ in range(3000)]
-    assert after(DraftVocab(N_VOCAB, N_TAIL, PassBytes(15_000_000_000, 250_000_000, 1.0)), tokens) == 0
+    assert after(DraftVocab(N_VOCAB, N_TAIL, PassCost(15_000_000_000, 250_000_000, 1.0)), tokens) == 0
 
 
 def test_drafts_that_are_declined_need_fewer_rows() -> None:

@@ -13,7 +13,7 @@ from fakes import FakeSession, install, model_info
 from entmtp_local.cli import forecast, machine, options
 from entmtp_local.cli.main import main
 from entmtp_local.native.model_file import ModelInfo
-from entmtp_local.speculative.draft_vocab import PassBytes
+from entmtp_local.speculative.draft_vocab import PassCost
 from entmtp_local.speculative.policy import parse_policy
 
 GIB = 1024**3
@@ -67,7 +67,7 @@ def test_sizes_are_readable(n_bytes: int, text: str) -> None:
 
 def test_a_copy_of_the_head_counts_where_drafts_read_one() -> None:
     chain = parse_policy("chain:3")
-    cost = PassBytes(10**9, 10**7, 2 * 4096.0)  # 16 bits a weight
+    cost = PassCost(10**9, 10**7, 2 * 4096.0)  # 16 bits a weight
     about = model_info(n_vocab=200_000, n_embd=4096, pass_bytes=cost)
 
     def copied(*drafts: object, info: ModelInfo = about, sidecar: ModelInfo | None = None) -> int:

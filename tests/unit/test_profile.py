@@ -24,6 +24,7 @@ from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.speculative.acceptance import AcceptanceModel
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import MAX_DEPTH, SETS, Key, NodePath, Profile, TaskFit, TreeSet, paths_of, shape_of
 from entmtp_local.speculative.protocol import Evidence
@@ -67,6 +68,13 @@ def random_fit(rng: random.Random) -> TaskFit:
     )
 
 
+def random_head(rng: random.Random) -> DraftHead:
+    sizes = rng.choice([(0,), (4096, 8192, 16384)])
+    speeds = {kind: {str(size): rng.uniform(1, 100) for size in sizes} for kind in ("same", "Q8_0", "Q4_0")}
+    cost = PassCost(rng.uniform(1e-3, 1), rng.uniform(1e-5, 1e-2), rng.choice([0.0, 1e-8]))
+    return DraftHead(rng.choice(list(speeds)), rng.choice(sizes), cost, speeds)
+
+
 def random_profile(rng: random.Random) -> Profile:
     sizes = [1, *sorted(rng.sample(range(2, 40), rng.randrange(12)))]
     costs = CostTable(
@@ -87,6 +95,7 @@ def random_profile(rng: random.Random) -> Profile:
         rng.random() < 0.5,
         "2026-01-02T03:04:05+00:00",
         tuple(row for _ in range(rng.randrange(3))),
+        rng.choice([None, random_head(rng)]),
     )
 
 
@@ -120,14 +129,19 @@ def whole(tmp_path: Path, seed: int = 0) -> Any:
     """A profile with everything in it, as JSON."""
     rng = random.Random(seed)
     profile = random_profile(rng)
-    while not (profile.measured and len(profile.tasks) > 1 and profile.key and profile.costs.level):
+    while not (profile.measured and len(profile.tasks) > 1 and profile.key and profile.costs.level and profile.head):
         profile = random_profile(rng)
     profile.save(tmp_path / "whole.json")
     return json.loads((tmp_path / "whole.json").read_text())
 
 
 # the names under these are free
-FREE = {("tasks",), ("costs", "verify"), ("costs", "level")}
+FREE = {
+    ("tasks",),
+    ("costs", "verify"),
+    ("costs", "level"),
+    *(("head", "speeds", *kind) for kind in ((), ("same",), ("Q8_0",), ("Q4_0",))),
+}
 
 
 def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -180,6 +194,7 @@ OPTIONAL = {
     ("key", "draft_vocab"),
     ("key", "draft_head_type"),
     ("costs", "level"),
+    ("head",),
     ("key",),
 }
 
@@ -240,6 +255,12 @@ def test_a_profile_with_a_value_of_another_kind_is_refused(tmp_path: Path) -> No
         (("tasks", "all", "acceptance", "weights"), [1.0]),
         (("tasks", "all", "acceptance", "features"), ["one"] * 8),
         (("key", "n_threads"), 0),
+        (("head", "kind"), "Q9_0"),
+        (("head", "size"), 5),
+        (("head", "cost"), {"target": 0.1, "level": 0.1}),
+        (("head", "cost", "row"), -0.1),
+        (("head", "speeds"), {"Q9_0": {"0": 1.0}}),
+        (("head", "speeds"), {"same": {"all": 1.0}, "Q8_0": {"all": 1.0}, "Q4_0": {"all": 1.0}}),
         (("key", "another"), 1),
         (("measured",), [{"task": "code"}]),
         (("version",), 1),
@@ -266,8 +287,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for wrong in (path, tmp_path, tmp_path / "none.json"):
         with pytest.raises(ProfileError, match="calibrate"):
             Profile.load(wrong)
-    with pytest.raises(ProfileError, match="of version 3, not 2"):
-        path.write_text(text.replace('"version": 2', '"version": 3'))
+    with pytest.raises(ProfileError, match="of version 4, not 3"):
+        path.write_text(text.replace('"version": 3', '"version": 4'))
         Profile.load(path)
 
 
