@@ -219,7 +219,8 @@ def _record(
                     continue
                 say(0.1 + 0.8 * len(log.texts) / n_texts, f"{task}: text {i + 1} of {len(some)}")
                 session.clear()
-                with session.new_sampler(replace(sampling, seed=i)) as sampler:
+                # nothing of what is logged is verified: the choice of rows would take all drafts for misses
+                with session.steady_draft_vocab(), session.new_sampler(replace(sampling, seed=i)) as sampler:
                     try:
                         text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
                     except ContextFullError:

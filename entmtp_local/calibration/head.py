@@ -24,6 +24,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, Int32Array, Tree
 _DEPTH = 5
 _FEWEST = 4096  # rows of a choice; fewer save next to nothing more
 _TEXT = 64  # tokens of a text that are read again: several texts say more than a long one
+_FEWEST_POSITIONS = 100
 # What is in use stays unless something else is better by more than counts of some hundred positions err.
 _MIN_GAIN = 0.01
 
@@ -54,8 +55,8 @@ def choose_head(
         log: of texts that continue these prompts, in their order.
         kinds: types to compare, the one in use first; those that cannot be had are left out.
         seconds: that reading texts may take for each type, roughly.
-        stop: polled between passes; what is returned then is of no use.
-    Returns: the choice, None where there is none.
+        stop: polled between passes; nothing changes then.
+    Returns: the choice; None where there is none, too little text to tell by, or `stop` ended it.
     """
     sizes = [size for size in session.draft_vocab_sizes if _FEWEST <= size <= COPIED_AHEAD]
     # a copy of more rows is made only where it is asked for
@@ -64,23 +65,30 @@ def choose_head(
     depth = min(_DEPTH, session.limits.max_depth)
     position = costs.verify_seconds(1) + costs.draft_seconds(TreeShape.chain(depth))
     texts = _some(log, prompts, int(seconds / position))
+    if sum(len(tokens) - 1 for some in texts.values() for _, tokens in some) < _FEWEST_POSITIONS:
+        return None
     usual = (kinds[0], session.usual_draft_vocab)
     speeds: dict[tuple[str, int], tuple[float, float]] = {}
     prices: dict[str, DraftPrice] = {}
     for kind in kinds:
         if not session.read_draft_head(kind):
             continue
-        prices[kind] = price = _price(session, sizes, depth, stop)
+        prices[kind] = price = _price(session, sizes, depth, costs.verify_seconds(1), stop)
         n_tail = session.set_draft_vocab(sizes[-1]) - sizes[-1] if sizes else 0
         drafts = [[(_drafted(session, *text, depth, stop), text[1]) for text in some] for some in texts.values()]
+        if stop():
+            break
         for size in sizes or [0]:
             known = (size, session.n_vocab - n_tail) if size else None
             lengths = [np.concatenate([accepted(drafted, tokens, known) for drafted, tokens in some]) for some in drafts]
             level = price.level + (size + n_tail) * price.row if size else price.level
             speeds[kind, size] = fastest_chain(lengths, depth, costs, price.fixed, level)
-        if sizes:
-            session.set_draft_vocab(None)
+    if sizes:
+        session.set_draft_vocab(None)
     session.clear()
+    if stop():
+        session.read_draft_head(kinds[0])
+        return None
     best = max(speeds, key=lambda choice: speeds[choice][0])
     if usual in speeds and speeds[best][0] < (1 + _MIN_GAIN) * speeds[usual][0]:
         best = usual
@@ -145,7 +153,11 @@ def _some(log: WideLog, prompts: Prompts, n_tokens: int) -> dict[str, list[tuple
     return found
 
 
-def _price(session: Session, sizes: Sequence[int], depth: int, stop: Callable[[], bool]) -> DraftPrice:
+def _price(session: Session, sizes: Sequence[int], depth: int, plain: float, stop: Callable[[], bool]) -> DraftPrice:
+    """
+    Args:
+        plain: seconds of a pass of one token.
+    """
     shapes = [TreeShape.chain(1), TreeShape.chain(depth)]
     levels: dict[int, float] = {}
     fixed = 0.0
@@ -156,7 +168,11 @@ def _price(session: Session, sizes: Sequence[int], depth: int, stop: Callable[[]
         levels[n_rows] = max(one / 10, (deep - one) / (depth - 1)) if depth > 1 else one
         fixed = max(0.0, one - levels[n_rows])
     (few, less), (many, more) = min(levels.items()), max(levels.items())
-    row = max(0.0, more - less) / (many - few) if many > few else 0.0
+    row = 0.0
+    if many > few:
+        # however few rows seem to make no difference, reading all of them is not free
+        least = plain * session.draft_cost.row / session.draft_cost.target / 2
+        row = max(least, (more - less) / (many - few))
     return DraftPrice(fixed, max(less / 10, less - few * row), row)
 
 

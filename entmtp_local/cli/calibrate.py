@@ -166,6 +166,10 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
                 before = Profile.load(out, key)
             if before is not None and effort.quick and not before.quick:
                 raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give --out FILE.")
+        if before is not None and before.head is not None and options["tasks"]:
+            # compared on all tasks
+            session.adopt_draft_head(before.head)
+            effort = replace(effort, head_seconds=0.0)
         sampling = SamplingOptions(temp=options["temp"])
         partial = partial_path(profile_folder(), settings.model_path, key, prompts, sampling, effort)
         if options["restart"]:
@@ -189,7 +193,9 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     if before is not None and options["tasks"]:
         # what is known of other tasks, and of all together, stays
         profile = replace(
-            profile, tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}}
+            profile,
+            head=before.head or profile.head,
+            tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}},
         )
     profile.save(out)
     # what people call it; a fingerprint tells it from all others

@@ -26,6 +26,7 @@ class DraftRows:
 
     def __init__(self, api: native.Api, ctx: Any, n_vocab: int, n_embd: int, cost: PassCost, wanted: str | None) -> None:
         self._api, self._ctx, self._n_vocab, self._n_embd, self._own = api, ctx, n_vocab, n_embd, cost
+        self._wanted = wanted
         self._type: GGMLQuantizationType | None = None  # of the copy
         self._chooser: DraftVocab | None = None
         self._size = 0  # as `cut` was last asked for
@@ -35,7 +36,6 @@ class DraftRows:
         kind = copy_type(wanted, cost.row, n_embd, n_vocab)
         if kind is None:
             return
-        self._size = COPIED_AHEAD
         if not self.read(kind.name):
             self.refused = wanted
 
@@ -45,30 +45,35 @@ class DraftRows:
         return self._type.name if self._type is not None else None
 
     @property
-    def _cost(self) -> PassCost:
+    def cost(self) -> PassCost:
         return self._own if self._type is None else replace(self._own, row=row_bytes(self._type, self._n_embd))
 
     def read(self, kind: str) -> bool:
         """Draft from a copy of the rows in this type, SAME for the rows themselves; False: it cannot be had, nothing changes."""
-        before, self._type = self._type, None if kind == SAME else GGMLQuantizationType[kind]
-        wanted = self._type
-        self.cut(self._size)
+        before, size = self._type, self._size
+        self._type = wanted = None if kind == SAME else GGMLQuantizationType[kind]
+        if size < COPIED_AHEAD:
+            self.cut(COPIED_AHEAD)
+        self.cut(size)
         if self._type is not wanted:
             self._type = before
-            self.cut(self._size)
+            self.cut(size)
             return False
         if self._chooser is not None:
-            self._chooser.cost = self._cost
+            self._chooser.cost = self.cost
         return True
 
     def adopt(self, head: DraftHead) -> None:
         """Draft from the rows that calibration chose; how many, where the text decides that."""
-        followed = self.following
-        if followed is not None and followed.cost == head.cost:
+        chooser = self._chooser
+        if chooser is not None and chooser.cost == head.cost:
             return  # it has been, and may have gone on from there
-        if self.read(head.kind) and followed is not None:
-            followed.begin(head.size, head.cost)
-            self.cut(followed.size)
+        if self._wanted is not None and head.kind != (self.type_name or SAME):
+            return  # the type was given, and this is found for another
+        if self.read(head.kind) and chooser is not None:
+            chooser.begin(head.size, head.cost)
+            if self.following is not None:
+                self.cut(chooser.size)
 
     def choose(self, size: int | None) -> int:
         """See Session.set_draft_vocab."""
@@ -83,7 +88,7 @@ class DraftRows:
                 n = int(self._api.mtp_set_vocab(self._ctx, rounded))
                 if not 0 < n < self._n_vocab:
                     return self.cut(0)
-                self._chooser = DraftVocab(self._n_vocab, n - rounded, self._cost)
+                self._chooser = DraftVocab(self._n_vocab, n - rounded, self.cost)
             self.following = self._chooser
             size = self._chooser.size
         return self.cut(-(-size // step) * step)
@@ -92,7 +97,8 @@ class DraftRows:
         """Draft from so many tokens, a multiple of the engine's step, and the control tokens at the end; how many they are."""
         self._size = size
         # the whole vocabulary is not copied on the way to a part of it
-        kind = -1 if self._type is None or (size == 0 and self.following is not None) else self._type
+        shrinks = self.following is not None and self.following.sizes
+        kind = -1 if self._type is None or (size == 0 and shrinks) else self._type
         if kind < 0:
             self._api.mtp_set_head_type(self._ctx, kind)
         n = int(self._api.mtp_set_vocab(self._ctx, size))

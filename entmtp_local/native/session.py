@@ -546,6 +546,11 @@ class Session:
         """What their number begins with where it follows the text; 0 is the whole vocabulary, and where it is fixed."""
         return 0 if self._draft_vocab is None else self._draft_vocab.usual
 
+    @property
+    def draft_cost(self) -> PassCost:
+        """Bytes that passes read, with rows of the type that drafts read now."""
+        return self._pass_bytes if self._draft_rows is None else self._draft_rows.cost
+
     def read_draft_head(self, kind: str) -> bool:
         """Draft from a copy of the output matrix in another type, SAME for the matrix itself. False: unchanged, there is none."""
         return self._draft_rows is not None and self._draft_rows.read(kind)

@@ -189,7 +189,9 @@ class CostModel:
         else:
             # what is not seen follows the others, which may have changed for reasons of their own
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            own_factor, other_factor = 1 + in_a_row(weight, n) * change, 1 + in_a_row(_OTHERS, n) * change
+            own_factor = 1 + in_a_row(weight, n) * change
+            # each of n would have found less of the change left than the one before
+            other_factor = 1 + _OTHERS * change if n == 1 else own_factor ** (_OTHERS / weight)
         self._n_seen += n
         self._last[own] = self._n_seen
         self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]

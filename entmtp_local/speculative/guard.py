@@ -23,6 +23,7 @@ _UNSEEN = 4.0  # square of the tokens that one step not seen yet may differ by
 _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
+_LONG = 2.0  # times what is usual: a step that was interrupted
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
 
@@ -77,14 +78,15 @@ class Guard:
         path = outcome.path
         self._next_past += len(path)
         if self._resting:
-            if outcome.verified.shape is ROOT_ONLY:
+            # whatever took far longer is told by itself, so that it does not pass for what all of them take
+            if outcome.verified.shape is ROOT_ONLY and outcome.seconds <= _LONG * self._usual:
                 self._rested += 1
                 self._rest_seconds += outcome.seconds
                 self._rest_verify += outcome.verify_seconds
                 if self._rested == self._resting:
                     self._rise()
                 return
-            self._rise()  # copied text
+            self._rise()
         if self.aside is None and self._policy.exploring:
             # what it takes to look for something better is bounded, and says nothing of how good the policy is
             self._policy.learn(outcome)

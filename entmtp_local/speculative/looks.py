@@ -71,7 +71,7 @@ class Looks:
         if self.exploring or self._plain_left > 0:
             return 0
         saved_after = (self._price - self._saved) / (_SPENT * seconds)
-        return int(min(_MOST_QUIET, max(_EXPLORE - 1 - self._since, saved_after)))
+        return int(max(0, min(_MOST_QUIET, max(_EXPLORE - 1 - self._since, saved_after))))
 
     def passed(self, n: int, seconds: float) -> None:
         """Count so many quiet steps, that took so long together."""

@@ -261,9 +261,10 @@ def _parse_head(content: Mapping[str, Any]) -> DraftHead:
         raise ValueError("rows of types or of numbers of tokens that there are none of")
     if any(set(each) != sizes for each in speeds.values()):
         raise ValueError("types that were compared with other numbers of tokens")
-    if not speeds[kind][str(size)] > 0:
+    found = DraftHead(kind, size, PassCost(**{name: _number(seconds, 0.0) for name, seconds in cost.items()}), speeds)
+    if speeds[kind][str(size)] == 0 or found.cost.target == 0:
         raise ValueError("rows that nothing can be drafted from")
-    return DraftHead(kind, size, PassCost(**{name: _number(seconds, 0.0) for name, seconds in cost.items()}), speeds)
+    return found
 
 
 def _parse_measured(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -158,7 +158,7 @@ def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) ->
 def test_what_drafts_are_read_from_is_compared(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    monkeypatch.setattr(f"{__name__}.BRIEF", replace(BRIEF, head_seconds=0.1))
+    monkeypatch.setattr(f"{__name__}.BRIEF", replace(BRIEF, head_seconds=0.5, n_tokens=40))
     if large:
         # as if its vocabulary were worth cutting
         monkeypatch.setattr(draft_vocab, "_WORTH_CUTTING", 1024)
@@ -166,7 +166,20 @@ def test_what_drafts_are_read_from_is_compared(
     options = SessionOptions(shipped, n_ctx=512, n_threads=1, max_depth=8, max_nodes=31)
     with Session.open(options) as opened:
         key = key_of(opened, options)
-        profile, _ = run((opened, key), None)
+        n_rows: list[int] = []
+        prompts = {
+            task: [opened.tokenize(text, add_special=True, parse_special=True) for text in some] for task, some in PROMPTS.items()
+        }
+        profile, _ = calibrate(
+            opened,
+            key,
+            prompts,
+            SamplingOptions(temp=0.8),
+            replace(BRIEF, head_seconds=0.5, n_tokens=40),
+            lambda _, what: n_rows.append(opened.n_draft_vocab) if "text" in what else None,
+            lambda: False,
+        )
+        assert n_rows == [opened.n_vocab] * 4, "what is logged is not verified, and no reason to draft from fewer tokens"
         head = profile.head
         assert head is not None and set(head.speeds) == {"same", "Q8_0", "Q4_0"}
         sizes = {"1024", "2048", "4096"} if large else {"0"}

@@ -236,6 +236,28 @@ def test_a_rest_learns_what_steps_take() -> None:
     assert policy._tokens / policy._seconds == pytest.approx(1 / run.costs.verify[1], rel=0.02)
 
 
+def test_an_interruption_is_not_what_all_steps_of_a_rest_take() -> None:
+    policy = Counting()
+    run = Run(Guard(policy), STEEP, always(0.02), pauses=range(2003, 4000, 97))
+    run.rate(4000)
+    assert policy.plain_rate == pytest.approx(1 / STEEP.verify[1], rel=0.02)
+    assert policy._tokens / policy._seconds == pytest.approx(1 / STEEP.verify[1], rel=0.35), (
+        "a pause counts for no more than one step"
+    )
+
+
+def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
+    policy, rng = Counting(), random.Random(3)
+    run = Run(Guard(policy), STEEP, always(0.02))
+    singles = []
+    for _ in range(40):
+        for _ in range(200):
+            run.costs = replace(STEEP, verify={size: rng.uniform(0.9, 1.2) * seconds for size, seconds in STEEP.verify.items()})
+            run.step()
+        singles.append(policy.single)
+    assert all(before < after for before, after in zip(singles, singles[1:], strict=False))
+
+
 def test_a_rest_ends_with_copied_text_and_with_the_text() -> None:
     policy = Counting()
     guard = Guard(policy)

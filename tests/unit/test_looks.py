@@ -44,6 +44,20 @@ def test_looks_take_their_share_and_no_more() -> None:
     assert 0 < spent < 0.006 * seconds
 
 
+def test_a_look_that_is_due_is_not_put_off() -> None:
+    looks = Looks()
+    begin(looks, True)
+    looks.took(1.0, 0.1)
+    while looks.at_drafts(True):
+        looks.took(1.0, 0.0)
+    # what may be spent has passed the price of the last look in a step that was no look
+    looks.took(1000.0, 0.0)
+    for _ in range(20):
+        assert looks.quiet(1.0) >= 0
+        looks.passed(1, 1.06)
+    assert looks.quiet(1.0) == 0 and looks.at_drafts(True)
+
+
 def test_plain_steps_end_a_look() -> None:
     looks = Looks()
     begin(looks, True)

@@ -355,6 +355,18 @@ def test_costs() -> None:
     assert cost.level_seconds == 2e-3
 
 
+def test_steps_told_together_say_of_others_what_they_say_one_by_one() -> None:
+    """Plain steps become dearer and cheaper again, which trees are not to drift by."""
+    single, together = (CostModel(CostTable(PROCESSOR)) for _ in range(2))
+    for factor in (2.5, 1.0, 2.5, 1.0, 0.6, 1.0):
+        for _ in range(4):
+            for _ in range(32):
+                single.observe_verify(1, factor * PROCESSOR[1])
+            together.observe_verify(1, factor * PROCESSOR[1], 32)
+    assert together.seconds == pytest.approx(single.seconds, rel=0.12)
+    assert together.seconds[0] == pytest.approx(PROCESSOR[1], rel=0.01)
+
+
 def test_what_takes_long_again_and_again_is_no_interruption() -> None:
     cost = CostModel(CostTable(dict.fromkeys(SIZES, 1e-3), level={1: 1e-6}))
     for _ in range(2):
