@@ -149,7 +149,8 @@ class CostModel:
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
-        self._n_seen, self._last = 0, [0] * len(self.sizes)  # passes, and of each size the newest one
+        # passes, and of each size the newest one and how many
+        self._n_seen, self._last, self._n_own = 0, [0] * len(self.sizes), [0] * len(self.sizes)
         # how much dearer trees have become, and what plain steps took when they were last seen, at the pace of then. They are not
         # believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would be
         self._pace, self._plain = 1.0, (self._base[0], 1.0)
@@ -189,10 +190,14 @@ class CostModel:
         else:
             # what is not seen follows the others, which may have changed for reasons of their own
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
+            # what was measured before the first step counts for one
+            first = 1 / (2 + self._n_own[own])
+            weight, others = max(weight, first), max(_OTHERS, _OTHERS / _OWN * first)
             own_factor = 1 + in_a_row(weight, n) * change
             # each of n would have found less of the change left than the one before
-            other_factor = 1 + _OTHERS * change if n == 1 else own_factor ** (_OTHERS / weight)
+            other_factor = 1 + others * change if n == 1 else own_factor ** (others / weight)
         self._n_seen += n
+        self._n_own[own] += n
         self._last[own] = self._n_seen
         self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]
         if own == 0:

@@ -8,6 +8,9 @@ _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 32  # steps that are not looked at one by one
 _PLAIN = 128  # steps between two looks at plain steps
 _FIRST_PLAIN = 8  # steps before the first one
+# Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then every
+# so many, and fewer at a time.
+_UNWANTED, _UNWANTED_RUN = (32, 1024), 2
 
 
 class Looks:
@@ -17,7 +20,7 @@ class Looks:
         self.exploring = False  # whether the step under way looks at drafts
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
-        self._until_plain, self._plain_left = _FIRST_PLAIN, 0
+        self._until_plain, self._plain_left, self._until_unwanted = _FIRST_PLAIN, 0, _UNWANTED[0]
 
     def at_drafts(self, at_rest: bool) -> bool:
         """Whether the step under way looks at drafts.
@@ -46,10 +49,14 @@ class Looks:
         """Whether the step under way drafts nothing so that what this takes is known.
 
         Args:
-            wanted: whether it would matter.
+            wanted: whether it seems to matter.
         """
+        self._until_unwanted -= 1
         if self._plain_left > 0:
             self._plain_left -= 1
+        elif self._until_unwanted <= 0:
+            self._until_unwanted = _UNWANTED[1]
+            self._plain_left = _UNWANTED_RUN - 1
         else:
             self._until_plain -= 1
             if self._until_plain > 0:
@@ -57,6 +64,7 @@ class Looks:
             self._until_plain = _PLAIN
             if not wanted:
                 return False
+            self._until_unwanted = _UNWANTED[1]
             self._plain_left = _RUN - 1
         # a look at drafts that was under way is over
         self.exploring, self._left = False, 0
@@ -77,6 +85,7 @@ class Looks:
         """Count so many quiet steps, that took so long together."""
         self._since += n
         self._until_plain = max(1, self._until_plain - n)
+        self._until_unwanted = _UNWANTED[1]
         self._saved += _SPENT * seconds
 
     def took(self, seconds: float, price: float) -> None:
