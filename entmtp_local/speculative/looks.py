@@ -8,8 +8,8 @@ _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 32  # steps that are not looked at one by one
 _PLAIN = 128  # steps between two looks at plain steps
 _FIRST_PLAIN = 8  # steps before the first one
-# Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then every
-# so many, and fewer at a time.
+# Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
+# every so many, and fewer at a time.
 _UNWANTED, _UNWANTED_RUN = (32, 1024), 2
 
 

@@ -16,12 +16,12 @@ from entmtp_local.native import library
 Array = npt.NDArray[Any]
 
 TYPE_F32, TYPE_I32 = 0, 26
-TYPES = {"Q4_0": 2, "Q4_K": 12, "Q6_K": 14}
+TYPES = {"F16": 1, "Q4_0": 2, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows of a quantized type."""
+    """Rows of a quantized or 16-bit type."""
 
     tensor: Any
     data: Array  # as they were made, bytes
