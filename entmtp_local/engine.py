@@ -228,7 +228,7 @@ class Generation:
         if self._copies is not None:
             self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += clock() - t0
-        n_accepted = 0
+        n_accepted, learning = 0, 0.0
         while not self._stop():
             self._check_turn(turn)
             t0 = clock()
@@ -261,11 +261,14 @@ class Generation:
                 if not tree.copied:
                     self._usual += 0.1 * (n_accepted - self._usual)
             t5 = clock()
-            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0))
+            # a step takes what learning from it takes, too, which is known from the one before
+            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0 + learning))
+            t6 = clock()
+            learning = t6 - t5
             emitted = self._emit(accepted.tokens)
-            spent = StepSeconds(t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4)
+            spent = StepSeconds(t1 - t0 + learning, t2 - t1, t3 - t2, t4 - t3, t5 - t4)
             step = Step(emitted, tree, accepted.path, spent, seen[: len(emitted)])
-            stats.add(step, t5)
+            stats.add(step, t6)
             stats.n_ends += self.finish_reason == "stop"
             yield step
             if ended:

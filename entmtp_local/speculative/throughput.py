@@ -28,8 +28,10 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 DEPTH, WIDTH = 8, 3
 _DEEPER = 5  # levels more, where drafts are looked at
 _FIRST_STEPS = 8  # which draft all levels, where drafts are known to pay
+_UNSETTLED = 2  # plain steps in a row after which they take what they take for long
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
+_LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
 _BESIDE = 0.1  # and in what steps take beside draft and verification
 _MAX_SHAPES = 4096
 
@@ -93,10 +95,12 @@ class Throughput:
         self._expected = (1.0, 0.0)  # tokens and seconds of the step under way
         self._n_learnt = 0
         self._drafted_last = False
+        self._n_plain = 0  # steps in a row that drafted nothing
         self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
         self._rows = np.zeros((0, 0))  # of the last drafted tree
         self._kept: tuple[int, ...] = ()  # what of it was verified
+        self._observes = True  # whether that step is learnt from
         self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
         self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
 
@@ -119,6 +123,11 @@ class Throughput:
         """What a step takes that drafts so many levels, beyond its verification and what a plain step takes too."""
         assert self.cost is not None
         return self.cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
+
+    @property
+    def _interval(self) -> int:
+        """Steps from which one is learnt: where they are short, learning from each would be a part of them that is felt."""
+        return max(1, min(_MOST_INTERVAL, round(_LEARNING / self._seconds)))
 
     @property
     def max_depth(self) -> int:
@@ -214,8 +223,10 @@ class Throughput:
         values[0] = 1.0
         for node in range(1, len(values)):
             values[node] *= values[parents[node]]
-        self._levels.look(values, self._width, self._rate, cost)
-        self._levels.choose(self._rate, self._tokens, self._draft_seconds)
+        self._observes = self._looks.exploring or self._n_learnt < _FIRST_STEPS or self._n_learnt % self._interval == 0
+        if self._observes:
+            self._levels.look(values, self._width, self._rate, cost)
+            self._levels.choose(self._rate, self._tokens, self._draft_seconds)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
@@ -260,8 +271,9 @@ class Throughput:
             return
         cost, shape = self.cost, verified.shape
         n_levels = drafted.shape.max_depth
-        if n_levels or not self._drafted_last:
-            # the first plain step after drafts takes longer than those that follow it
+        self._n_plain = 0 if n_levels else self._n_plain + 1
+        if shape.n_nodes > 1 or self._n_plain > _UNSETTLED:
+            # the first plain steps after drafts take longer than those that follow them
             cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         taken = without_pause(outcome.seconds, self._seconds)
         beside = min(taken, outcome.seconds - outcome.draft_seconds - outcome.verify_seconds)
@@ -281,7 +293,7 @@ class Throughput:
         self._drafted_last = n_levels > 0
         self._accepted += 0.1 * (len(path) - 1 - self._accepted)
         self._average(1, len(path), taken)
-        if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns:
+        if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns or not self._observes:
             return
         seen = [child for node in path for child in shape.children[node]]
         accepted = np.array([child in path for child in seen], dtype=np.float64)
