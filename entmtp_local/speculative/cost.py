@@ -190,9 +190,12 @@ class CostModel:
         else:
             # what is not seen follows the others, which may have changed for reasons of their own
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            # what was measured before the first step counts for one
-            first = 1 / (2 + self._n_own[own])
-            weight, others = max(weight, first), max(_OTHERS, _OTHERS / _OWN * first)
+            others = _OTHERS
+            if change < 0:
+                # What was measured before the first step counts for one: what seems too dear is not used, and not seen. What
+                # seems too cheap is, and the first pass of a size may have built its graph.
+                first = 1 / (2 + self._n_own[own])
+                weight, others = max(weight, first), max(_OTHERS, _OTHERS / _OWN * first)
             own_factor = 1 + in_a_row(weight, n) * change
             # each of n would have found less of the change left than the one before
             other_factor = 1 + others * change if n == 1 else own_factor ** (others / weight)

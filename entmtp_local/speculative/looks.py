@@ -10,7 +10,7 @@ _PLAIN, _PLAIN_RUN = 128, 8  # steps between two looks at plain steps, and steps
 _FIRST_PLAIN = 8  # steps before the first one
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
 # every so many, and fewer at a time.
-_UNWANTED, _UNWANTED_RUN = (32, 1024), 4
+_UNWANTED, _UNWANTED_RUN = (128, 1024), 3
 
 
 class Looks:
