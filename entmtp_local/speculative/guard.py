@@ -145,7 +145,7 @@ class Guard:
         if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
             seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
             prices = [
-                rate * (seconds[n + 1] + cost.draft_seconds(n) + self._overhead) if n + 1 in seconds else None
+                rate * (seconds[n + 1] + cost.draft_seconds(n) + self._policy.plain_overhead) if n + 1 in seconds else None
                 for n in range(self.max_depth + 1)
             ]
             tokens = [outcome.verified.tokens[node] for node in outcome.path]

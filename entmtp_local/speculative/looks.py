@@ -20,6 +20,7 @@ class Looks:
         self.exploring = False  # whether the step under way looks at drafts
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
+        self._going = 0.0  # the same without its first step, which is the dear one
         self._until_plain, self._plain_left, self._until_unwanted = _FIRST_PLAIN, 0, _UNWANTED[0]
 
     def at_drafts(self, at_rest: bool) -> bool:
@@ -31,12 +32,12 @@ class Looks:
         Returns: what `exploring` is then.
         """
         self._since += 1
-        if self._left > 0 or (self.exploring and at_rest and self._price <= 0):
+        if self._left > 0 or (self.exploring and at_rest and self._going <= 0):
             self._left -= 1
             return True
         self.exploring = self._since >= _EXPLORE and self._saved >= self._price
         if self.exploring:
-            self._since, self._price = 0, 0.0
+            self._since, self._price, self._going = 0, 0.0, 0.0
             self._left = _RUN - 1 if at_rest else 0
         return self.exploring
 
@@ -96,3 +97,4 @@ class Looks:
         """
         self._saved += _SPENT * seconds - price
         self._price += price
+        self._going += 0.0 if self.begins else price

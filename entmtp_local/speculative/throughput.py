@@ -28,6 +28,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 DEPTH, WIDTH = 8, 3
 _DEEPER = 5  # levels more, where drafts are looked at
 _FIRST_STEPS = 8  # which draft all levels, where drafts are known to pay
+_GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _UNSETTLED = 2  # plain steps in a row after which they take what they take for long
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
@@ -113,6 +114,11 @@ class Throughput:
     def plain_rate(self) -> float:
         """Tokens per second of plain steps; 0 where nothing is known of them."""
         return 1 / (self.cost.seconds[0] + self._beside[0]) if self.cost is not None else 0.0
+
+    @property
+    def plain_overhead(self) -> float:
+        """Seconds of a plain step beside its verification."""
+        return self._beside[0]
 
     @property
     def _rate(self) -> float:
@@ -289,7 +295,9 @@ class Throughput:
         # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
         if n_levels and self._drafted_last:
             cost.observe_draft(n_levels, outcome.draft_seconds)
-            self._levels.compare(len(path), taken, self._expected, self._rate)
+            # some of the first drafts build graphs
+            beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
+            self._levels.compare(len(path), taken - beyond, self._expected, self._rate)
         self._drafted_last = n_levels > 0
         self._accepted += 0.1 * (len(path) - 1 - self._accepted)
         self._average(1, len(path), taken)
