@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from entmtp_local.calibration.calibrate import finalists
 from entmtp_local.calibration.replay import replay
@@ -41,7 +43,8 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
         default: the policy where none is named.
         trees: whether they can be verified.
     """
-    ratios = {str(row["policy"]): float(row["ratio"]) for row in profile.measured if row["task"] == task}
+    rows = [row for row in profile.measured if row["task"] == task]
+    ratios = {str(row["policy"]): min(float(row["ratio"]), most_gained(row, rows)) for row in rows}
     # nothing was decoded where the model ended every text at once
     measured = any(ratios.values())
     if not measured:
@@ -54,6 +57,16 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
     elif default in ratios and ratios[best] < _GAIN * ratios[default]:
         policy = default
     return Advice(task, policy, ratios[policy], ratios.get(default), measured)
+
+
+def most_gained(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> float:
+    """What a policy can gain at most by the tokens of its steps: a step with drafts takes no less than one without.
+
+    Args:
+        row: of Profile.measured; of the same task are `rows`, plain decoding among them.
+    """
+    plain = next((each.get("tokens_per_step", 0.0) for each in rows if each["policy"] == "off"), 0.0)
+    return float(row["tokens_per_step"] / plain) if plain and "tokens_per_step" in row else math.inf
 
 
 def _replayed(profile: Profile, texts: WideLog, names: Iterable[str], trees: bool) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from entmtp_local.bench import workloads
-from entmtp_local.calibration.advice import Advice, advise
+from entmtp_local.calibration.advice import Advice, advise, most_gained
 from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
@@ -43,6 +43,8 @@ from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
 
 EXIT_INTERRUPTED = 130
+# Times what a policy can gain at most: short texts on an idle machine measure no more than that beyond it.
+_DOUBTFUL = 1.1
 
 REPLAYED = (
     "off", "chain:1", "chain:2", "chain:3", "chain:4", "chain:5", "chain:7", "medusa:7:TASK", "hydra:7:TASK", "hydra:15:TASK",
@@ -123,6 +125,8 @@ def calibrate_command(model: str | None, **options: Any) -> None:
       entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
+        if model is not None or options["tasks"]:
+            raise UsageError("--replay takes all texts of its log and needs no model; leave MODEL and --task out.")
         _replay(options)
         return
     if options["costs"] or options["policies"]:
@@ -247,20 +251,28 @@ def _show(profile: Profile, out: Path) -> None:
         print(f"{visible(task)}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
     if profile.measured:
         print("\nmeasured, tokens/s over plain decoding (tokens per step):")
+        disturbed = False
         for row in profile.measured:
-            print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {row['ratio']:.2f} ({row['tokens_per_step']:.2f})")
+            doubtful = row["ratio"] > _DOUBTFUL * most_gained(
+                row, [each for each in profile.measured if each["task"] == row["task"]]
+            )
+            disturbed |= doubtful
+            figures = f"{row['ratio']:.2f}{'?' if doubtful else ''} ({row['tokens_per_step']:.2f})"
+            print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {figures}")
+        if disturbed:
+            print("? more than the tokens of its steps allow: something else ran beside it; calibrate again when nothing does.")
     print(f"profile: {visible(str(out))}")
 
 
 def _head(head: DraftHead) -> Iterator[str]:
     """What drafts are read from, and what else was compared."""
-    yield f"drafts read {head.rows}; over that, tokens/s of chains by forecast:"
+    yield f"drafts read {head.rows}; what else was compared, tokens/s of chains over that, by forecast:"
     best = head.speeds[head.kind][str(head.size)]
     for kind, speeds in head.speeds.items():
         found = ", ".join(
             f"{int(size):,}: {speed / best:.3f}" if int(size) else f"{speed / best:.3f}" for size, speed in speeds.items()
         )
-        yield f"  {'as they are' if kind == SAME else kind:12s} {found}"
+        yield f"  {'as in the file' if kind == SAME else kind:14s} {found}"
 
 
 def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[str]:
@@ -280,7 +292,9 @@ def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[s
     gains = math.prod(1.0 if each.default_ratio is None else each.default_ratio for each in found) >= 1
     policy = policies.pop() if not mixed else default if gains else "off"
     words = command if policy == default else [*command, "--policy", policy]
-    yield f"use it: {shlex.join(words)}" + ("; for texts of one kind, --policy as above" if mixed else "")
+    yield f"use it: {shlex.join(words)}"
+    if mixed:
+        yield "        and for texts of one kind --policy as above"
 
 
 def _command(model: str | None, options: dict[str, Any]) -> list[str]:

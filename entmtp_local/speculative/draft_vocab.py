@@ -55,8 +55,8 @@ class DraftHead:
     @property
     def rows(self) -> str:
         """What is read, in words."""
-        rows = f"rows of {self.size:,} tokens" if self.size else "rows"
-        return f"{rows} as they are" if self.kind == SAME else f"{rows} in {self.kind}"
+        rows = f"{self.size:,} rows of the output matrix" if self.size else "the output matrix"
+        return f"{rows} as in the file" if self.kind == SAME else f"{rows}, copied in {self.kind}"
 
 
 class DraftVocab:
