@@ -161,12 +161,14 @@ def _price(session: Session, sizes: Sequence[int], depth: int, plain: float, sto
     shapes = [TreeShape.chain(1), TreeShape.chain(depth)]
     levels: dict[int, float] = {}
     fixed = 0.0
-    for size in dict.fromkeys((sizes[0], sizes[-1])) if sizes else [None]:
+    # twice: what else runs on this machine for a moment is not what a type costs
+    for size in 2 * (list(dict.fromkeys((sizes[0], sizes[-1]))) if sizes else [None]):
         n_rows = session.set_draft_vocab(size) if size is not None else 0
         one, deep = draft_seconds(session, shapes, stop=stop)
         # where another program made the shallow draft look as long as the deep one, a level still is some part of a draft
-        levels[n_rows] = max(one / 10, (deep - one) / (depth - 1)) if depth > 1 else one
-        fixed = max(0.0, one - levels[n_rows])
+        level = max(one / 10, (deep - one) / (depth - 1)) if depth > 1 else one
+        if level <= levels.get(n_rows, level):
+            levels[n_rows], fixed = level, max(0.0, one - level)
     (few, less), (many, more) = min(levels.items()), max(levels.items())
     row = 0.0
     if many > few:

@@ -26,6 +26,10 @@ def calibration_prompts(names: Sequence[str], n: int) -> dict[str, list[workload
         label = name if name in workloads.NAMES else Path(name).stem
         if label == ALL:
             raise UsageError(f"a task cannot be called '{ALL}', which stands for all of them together; rename {name}.")
+        if label in workloads.NAMES and label != name:
+            raise UsageError(
+                f"a task of a file cannot be called '{label}', which is one of those that are shipped; rename {name}."
+            )
         if label in SIGNALS:
             raise UsageError(f"a task cannot be called '{label}', which --policy entmtp:{label} means already; rename {name}.")
         if found.get(label, prompts[-n:]) != prompts[-n:]:

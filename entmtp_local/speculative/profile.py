@@ -252,19 +252,23 @@ def _parse_key(content: Mapping[str, Any]) -> Key:
 
 def _parse_head(content: Mapping[str, Any]) -> DraftHead:
     kind, size, cost = _of(str, content["kind"]), _whole(content["size"]), _dict(content["cost"])
-    speeds = {
-        name: {_of(str, n): _number(speed, 0.0) for n, speed in _dict(each).items()}
-        for name, each in _dict(content["speeds"]).items()
-    }
+    speeds = {name: _dict(each) for name, each in _dict(content["speeds"]).items()}
+    if kind not in speeds or not {*speeds} <= {SAME, *DRAFT_HEAD_TYPES}:
+        raise ValueError("rows of a type that there is none of")
     sizes = set(speeds[kind])
-    if not {*speeds} <= {SAME, *DRAFT_HEAD_TYPES} or not all(map(str.isdecimal, sizes)):
-        raise ValueError("rows of types or of numbers of tokens that there are none of")
+    if str(size) not in sizes or not all(len(n) < 10 and n.isdecimal() for n in sizes):
+        raise ValueError("a number of rows that is none")
     if any(set(each) != sizes for each in speeds.values()):
-        raise ValueError("types that were compared with other numbers of tokens")
-    found = DraftHead(kind, size, PassCost(**{name: _number(seconds, 0.0) for name, seconds in cost.items()}), speeds)
-    if speeds[kind][str(size)] == 0 or found.cost.target == 0:
+        raise ValueError("types that were compared with other numbers of rows")
+    for each in speeds.values():
+        for n, speed in each.items():
+            each[n] = _number(speed, 0.0, 1e9)
+    if set(cost) != {"target", "level", "row"}:
+        raise ValueError("costs of rows that lack some or have others")
+    seconds = PassCost(**{name: _number(value, 0.0, 1e6) for name, value in cost.items()})
+    if speeds[kind][str(size)] < 1e-9 or seconds.target == 0:
         raise ValueError("rows that nothing can be drafted from")
-    return found
+    return DraftHead(kind, size, seconds, speeds)
 
 
 def _parse_measured(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,5 +1,8 @@
 """Prints digests of what a libllama computes with upstream's functions only. Run with LLAMA_CPP_LIB_PATH set.
 
+The CPU kernels that the series has for few columns are switched off: they round as the kernel for one column does, where upstream's
+for several columns add up in another order. tests/native/test_few_cols.py compares them.
+
 python idle_probe.py MODEL...
 """
 
@@ -7,13 +10,22 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
 
 CONTEXT_TYPE_MTP = 1
+
+
+def without_few_cols() -> None:
+    cpu = next(Path(os.environ["LLAMA_CPP_LIB_PATH"]).glob("libggml-cpu.*"), None)
+    switch = getattr(ctypes.CDLL(str(cpu)), "ggml_cpu_set_few_cols", None) if cpu is not None else None
+    if switch is not None:
+        switch(ctypes.c_bool(False))
 
 
 def mangled(name: str, types: str) -> Any:
@@ -92,5 +104,6 @@ def quiet(*_: Any) -> None: ...
 
 llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
+without_few_cols()
 for path in sys.argv[1:]:
     print(digest(path))
