@@ -1,7 +1,7 @@
 """Prints digests of what a libllama computes with upstream's functions only. Run with LLAMA_CPP_LIB_PATH set.
 
-The CPU kernels that the series has for few columns are switched off: they round as the kernel for one column does, where upstream's
-for several columns add up in another order. tests/native/test_few_cols.py compares them.
+The CPU kernels that the series has for few columns are switched off: they round as the kernel for one column does, where
+upstream's for several columns add up in another order. tests/native/test_few_cols.py compares them.
 
 python idle_probe.py MODEL...
 """

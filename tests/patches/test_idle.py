@@ -1,4 +1,4 @@
-"""With nothing of the series called and its CPU kernels off, the patched library computes what the unpatched one does, bit by bit."""
+"""With nothing of the series called, and its CPU kernels off, the patched library computes what stock does, bit by bit."""
 
 from __future__ import annotations
 
