@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -57,6 +57,34 @@ class Interrupt:
             self._raises = False
             raise KeyboardInterrupt
         self.count += 1
+
+
+@contextmanager
+def never_lost() -> Iterator[Callable[[], None]]:
+    """While entered, Ctrl-C raises KeyboardInterrupt as ever, and what is yielded raises it where that was swallowed.
+
+    An exception that a signal raises within a destructor or a callback is printed and forgotten.
+    """
+    pressed = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

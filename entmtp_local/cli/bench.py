@@ -18,11 +18,11 @@ import click
 from entmtp_local.bench import workloads
 from entmtp_local.bench.record import Record
 from entmtp_local.bench.results import results
-from entmtp_local.bench.rounds import Plan, compare_distributions, look_for_settings, measure, plain_texts, try_out
+from entmtp_local.bench.rounds import Plan, Say, compare_distributions, look_for_settings, measure, plain_texts, try_out
 from entmtp_local.bench.server import check_binary
 from entmtp_local.bench.table import Progress, table
 from entmtp_local.calibration.calibrate import fingerprint
-from entmtp_local.chat.interrupt import ended_by_signals
+from entmtp_local.chat.interrupt import ended_by_signals, never_lost
 from entmtp_local.cli.bench_models import BenchedModel
 from entmtp_local.cli.machine import MAX_THREADS
 from entmtp_local.cli.models import complete_model, find_model
@@ -173,7 +173,12 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     stock = _stock(options)
     peers = _peers(options["peers"])
     out = Progress(sys.stderr)
-    with ended_by_signals():
+    with ended_by_signals(), never_lost() as check:
+
+        def say(done: int, n: int, what: str) -> None:
+            check()
+            out(done, n, what)
+
         try:
             benches = [BenchedModel(i, each, options, chosen, stock, peers) for i, each in enumerate(files)]
             settings = _settings(benches, options, chosen, stock, peers)
@@ -184,7 +189,7 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
             raise click.Abort from None
         code = 0
         try:
-            _measure(record, benches, options, out)
+            _measure(record, benches, options, say)
             record.content["complete"] = True
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
@@ -205,7 +210,7 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     return code
 
 
-def _measure(record: Record, benches: Sequence[BenchedModel], options: Mapping[str, Any], out: Progress) -> None:
+def _measure(record: Record, benches: Sequence[BenchedModel], options: Mapping[str, Any], say: Say) -> None:
     plan = _plan(benches, options)
     subjects = []
     for each in benches:
@@ -213,13 +218,13 @@ def _measure(record: Record, benches: Sequence[BenchedModel], options: Mapping[s
         subjects.append(subject)
         try_out(subject, plan)
         plain_texts(record, subject, plan)
-        look_for_settings(record, plan, subject, each.swept(), _SWEEP_PROMPTS, _SWEEP_TOKENS[options["sweep_effort"]], out)
+        look_for_settings(record, plan, subject, each.swept(), _SWEEP_PROMPTS, _SWEEP_TOKENS[options["sweep_effort"]], say)
         each.check_sweep(record)
-    measure(record, plan, subjects, out)
+    measure(record, plan, subjects, say)
     warm = [temp for temp in plan.temps if temp > 0]
     if options["n_draws"] and warm:
         for subject in subjects:
-            compare_distributions(record, plan, subject, warm[0], options["n_draws"], out)
+            compare_distributions(record, plan, subject, warm[0], options["n_draws"], say)
 
 
 # -- what was asked

@@ -19,6 +19,7 @@ from unit.test_cli import assert_one_line_error
 from entmtp_local.bench.arms import OurArm, ServerArm
 from entmtp_local.bench.server import Server
 from entmtp_local.bench.text import Request, Text
+from entmtp_local.chat.interrupt import never_lost
 from entmtp_local.cli import bench, bench_models
 from entmtp_local.cli.main import main
 from entmtp_local.errors import ServerError
@@ -211,3 +212,22 @@ def test_a_signal_ends_the_servers_too(machine: Path, monkeypatch: pytest.Monkey
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an exception in one of them does is to be printed, and no more."""
+
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: ignored.append(unraisable.exc_type))
+    before = signal.getsignal(signal.SIGINT)
+    with never_lost() as check:
+        check()
+        Destroyed()
+        assert ignored == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) is before
