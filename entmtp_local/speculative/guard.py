@@ -42,7 +42,7 @@ class Guard:
         self.max_depth, self.max_nodes = policy.max_depth, policy.max_nodes
         self._chains = [ROOT_ONLY, *(TreeShape.chain(depth) for depth in range(1, policy.max_depth + 1))]
         self._others = Comparison(policy.max_depth)
-        self._tokens, self._seconds, self._overhead = 0.0, 0.0, 0.0  # averages of a step
+        self._tokens, self._seconds = 0.0, 0.0  # averages of a step
         self._n_steps = 0  # since the averages began
         self._n_learnt, self._usual = 0, 0.0  # seconds of a step, since the beginning
         self._next_past = -1  # committed tokens, if the next step goes on with this text
@@ -92,8 +92,7 @@ class Guard:
             self._policy.learn(outcome)
             self._others.forget()
             return
-        beside = outcome.seconds - outcome.draft_seconds - outcome.verify_seconds
-        taken = self._average(1, len(path), outcome.seconds, beside)
+        taken = self._average(1, len(path), outcome.seconds)
         if self.aside is None:
             self._policy.learn(outcome)
             self._compare(outcome, taken)
@@ -105,7 +104,7 @@ class Guard:
             if self._left == 0:
                 self._judge()
 
-    def _average(self, n: int, n_tokens: int, seconds: float, beside: float) -> float:
+    def _average(self, n: int, n_tokens: int, seconds: float) -> float:
         """Take n steps into the averages, each of so many tokens and seconds; their seconds without a pause."""
         taken = without_pause(seconds, self._usual) if self._usual else seconds
         self._n_steps += n
@@ -114,7 +113,6 @@ class Guard:
         self._usual += max(in_a_row(1 / _WINDOW, n), n / self._n_learnt) * (taken - self._usual)
         self._tokens += weight * (n_tokens - self._tokens)
         self._seconds += weight * (taken - self._seconds)
-        self._overhead += weight * (min(beside, taken) - self._overhead)
         return taken
 
     def _rise(self) -> None:
@@ -123,7 +121,7 @@ class Guard:
         self._resting, self._rested, self._rest_seconds, self._rest_verify = 0, 0, 0.0, 0.0
         if n:
             self._policy.rested(n, seconds, verify)
-            self._average(n, 1, seconds / n, (seconds - verify) / n)
+            self._average(n, 1, seconds / n)
             self._look(n)
 
     @property
