@@ -290,7 +290,7 @@ class Generation:
         if shape.n_nodes == 1:
             tree = DraftTree(shape, (pending,))
             return tree, tree
-        drafted = engine.draft(shape)
+        drafted = engine.draft(shape, self.policy.least)
         tree = self.policy.select(drafted)
         return drafted, merge(tree, copy.tokens) if copy.tokens and engine.limits.trees else tree
 

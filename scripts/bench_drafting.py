@@ -10,6 +10,7 @@ Arms, in turn, each after a verification of D + 1 nodes by the target, of which 
     ours           the accepted tokens and all D levels in one call
     ours N         the same with the first N tokens of the vocabulary to draft from (--vocab)
     ours N TYPE    the same with a copy of their rows in that type (--head-type)
+    ... looking    the same with a look behind each level whether to go on (--looks), which always says yes: what looking takes
 
 Stock's arms compute with llama.cpp's own kernels, without those that the engine adds to the CPU. Everything but the drafting is
 left out of the times; they are medians, and so are the ratios, which are of passes of the same turn: the first to stock, the
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -42,6 +44,7 @@ from entmtp_local.native.log import LogCapture  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
 SEQ = 0
+_NEVER = -1e30  # a log-probability that no path is below
 CONTEXT_TYPE_MTP = 1
 
 
@@ -163,11 +166,12 @@ class Stock:
 
 
 class Ours:
-    def __init__(self, bench: Bench, n_draft_vocab: int = 0, head_type: str = "") -> None:
+    def __init__(self, bench: Bench, n_draft_vocab: int = 0, head_type: str = "", looks: bool = False) -> None:
+        self._least = _NEVER if looks else -math.inf
         self._bench, self._api = bench, bench.api
         self._ctx = bench.mtp_context()
         n = self._api.mtp_set_vocab(self._ctx, n_draft_vocab)
-        self.name = " ".join(["ours", *[str(n)] * bool(n_draft_vocab), *[head_type] * bool(head_type)])
+        self.name = " ".join(["ours", *[str(n)] * bool(n_draft_vocab), *[head_type] * bool(head_type), *["looking"] * looks])
         if n < 0:
             sys.exit(f"--vocab {n_draft_vocab}: the model cannot draft from a part of its vocabulary (code {n})")
         if head_type and self._api.mtp_set_head_type(self._ctx, GGMLQuantizationType[head_type]) != native.OK:
@@ -184,9 +188,8 @@ class Ours:
         drafted, logp = np.zeros(levels + 1, np.int32), np.zeros(levels + 1, np.float32)
         begin = perf_counter()
         code = self._api.mtp_push(self._ctx, self._bench.target, SEQ, len(tokens), tokens.ctypes.data, rows.ctypes.data)
-        code = code or self._api.mtp_draft(
-            self._ctx, SEQ, levels + 1, parents.ctypes.data, ranks.ctypes.data, drafted.ctypes.data, logp.ctypes.data, None
-        )
+        shape = levels + 1, parents.ctypes.data, ranks.ctypes.data, self._least
+        code = code or self._api.mtp_draft(self._ctx, SEQ, *shape, drafted.ctypes.data, logp.ctypes.data, None, None)
         self.seconds.append(perf_counter() - begin)
         assert code == 0, code
         self._has_drafted = True
@@ -227,6 +230,9 @@ def main() -> None:
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--vocab", type=int, nargs="*", default=[], help="multiples of 64")
     parser.add_argument("--head-type", choices=[kind.name for kind in GGMLQuantizationType], nargs="*", default=[])
+    parser.add_argument(
+        "--looks", action="store_true", help="also with a look behind each level whether to go on, which always says yes"
+    )
     parser.add_argument("--accepted", type=int, default=1, help="drafted tokens that are kept in each step (default: 1)")
     parser.add_argument("--repeats", type=positive, default=20)
     parser.add_argument("--threads", type=int, default=physical_cores())
@@ -239,7 +245,12 @@ def main() -> None:
     n_ctx = 512 + len(options.levels) * (options.repeats + 3) * (options.accepted + 1) + 2 * max(options.levels)
     bench = Bench(options.model, options.threads, n_ctx, max(options.levels))
     arms: list[Any] = [Stock(bench, backend=False), Stock(bench, backend=True)]
-    arms += [Ours(bench, n, head_type) for n in (0, *options.vocab) for head_type in ("", *options.head_type)]
+    arms += [
+        Ours(bench, n, head_type, looks)
+        for n in (0, *options.vocab)
+        for head_type in ("", *options.head_type)
+        for looks in (False, *[True] * options.looks)
+    ]
     print(f"{options.model.name}, {options.threads} threads: ms of drafting per step (ratio to stock, to stock backend)")
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "accepted": options.accepted, "levels": {}}
     for levels in options.levels:

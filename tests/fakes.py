@@ -6,6 +6,7 @@ generation loop runs on it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -235,7 +236,7 @@ class FakeSession:
 
     def start(self, pending: int) -> None: ...
 
-    def draft(self, shape: TreeShape) -> DraftTree:
+    def draft(self, shape: TreeShape, least: float = -math.inf) -> DraftTree:
         """The right token for every best-ranked node, a wrong one for its siblings."""
         assert self._answer is not None
         answer = [*self._answer[self._n_emitted :], *[0] * shape.n_nodes]

@@ -219,6 +219,10 @@ class _Watched:
         return self._policy.max_nodes
 
     @property
+    def least(self) -> float:
+        return self._policy.least
+
+    @property
     def needs_profile(self) -> bool:
         return self._policy.needs_profile
 

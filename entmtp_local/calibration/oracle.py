@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations_with_replacement
+from math import inf
 
 from entmtp_local.calibration.fit import Positions, fit_acceptance, grow_hydra, grow_medusa, speed
 from entmtp_local.calibration.fit import accepted_by_rank as by_rank
@@ -23,16 +24,17 @@ from entmtp_local.speculative.tree import TreeShape
 # All trees of so many drafted nodes are tried; larger ones only as they are grown.
 N_EXHAUSTIVE = 6
 _ROUNDS = 6
+_LEAST = (-0.2, -0.4, -0.7, -1.0, -1.4, -1.8, -2.4, -3.0, -4.0)  # log-probabilities below which no further level is drafted
 
 
 class _Informed(Throughput):
-    """The throughput policy that knows the log's acceptance, the costs, the rate and the best number of levels from the start."""
+    """The throughput policy that knows the log's acceptance, the costs, the rate and when to stop drafting from the start."""
 
-    def __init__(self, log: WideLog, weights: object, rate: float, levels: int) -> None:
+    def __init__(self, log: WideLog, weights: object, rate: float, levels: int, least: float) -> None:
         super().__init__(depth=min(DEPTH, log.shape.max_depth), width=1 if log.shape.is_chain else WIDTH)
         self.acceptance.weights = weights  # type: ignore[assignment]
         self._known_rate = rate
-        self._shape = self._plans[levels]
+        self._shape, self.least = self._plans[levels], least
 
     @property
     def _rate(self) -> float:
@@ -53,10 +55,12 @@ def same_information(log: WideLog, costs: CostTable) -> float:
     weights = fit_acceptance(positions).weights
     profile = Profile(costs)
     best = 0.0
-    for levels in range(1, min(DEPTH, log.shape.max_depth) + 1):
+    depth = min(DEPTH, log.shape.max_depth)
+    # all levels down to some depth, or as far as paths are likely enough
+    for levels, least in [(levels, -inf) for levels in range(1, depth + 1)] + [(depth, least) for least in _LEAST]:
         rate = 1.0 / costs.verify_seconds(1)
         for _ in range(_ROUNDS):
-            found = replay(log, _Informed(log, weights, rate, levels), profile).tokens_per_second
+            found = replay(log, _Informed(log, weights, rate, levels, least), profile).tokens_per_second
             best = max(best, found)
             if not found or abs(found / rate - 1) < 2e-3:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,9 @@ class ReplayEngine:
 
     def start(self, pending: int) -> None: ...
 
-    def draft(self, shape: TreeShape) -> DraftTree:
+    def draft(self, shape: TreeShape, least: float = -inf) -> DraftTree:
+        if least > -inf:
+            shape = shape.upto(self._drafted_levels(shape, least))
         known = self._indices.get(id(shape))
         if known is None:
             indices = [self._places.get(path, _UNKNOWN) for path in paths_of(shape)]
@@ -99,6 +102,20 @@ class ReplayEngine:
         logp = np.where(covered, self._text.logp[self._at, indices], np.float32(-30))
         entropy = np.where(covered, self._text.head_entropies[self._at, indices], np.float32(np.nan))
         return DraftTree(shape, tuple(tokens.tolist()), logp, entropy=entropy)
+
+    def _drafted_levels(self, shape: TreeShape, least: float) -> int:
+        """Levels of the shape that are drafted where others are stopped before."""
+        logp = self._text.logp[self._at]
+        paths = [0.0]
+        places = [self._places.get(path, _UNKNOWN) for path in paths_of(shape)]
+        best: dict[int, float] = {}
+        for node in range(1, shape.n_nodes):
+            place = places[node]
+            paths.append(paths[shape.parents[node]] + (float(logp[place]) if place >= 0 else -30.0))
+            if shape.children[node]:
+                depth = int(shape.depths[node])
+                best[depth] = max(best.get(depth, -inf), paths[node])
+        return next((depth for depth in range(1, shape.max_depth) if best[depth] < least), shape.max_depth)
 
     def verify(self, tree: DraftTree) -> None:
         self._depths = tree.shape.depths.tolist()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 # The value of LLAMA_ENTMTP_ABI that these bindings were written for.
-ABI = 4
+ABI = 5
 
 MAX_NODES = 256
 MAX_TOP = 64
@@ -111,12 +111,17 @@ class Api:
         # int32_t llama_entmtp_mtp_flush(ctx_mtp, seq_id)
         self.mtp_flush = bind("llama_entmtp_mtp_flush", _i32, _ctx, _i32)
 
-        # int32_t llama_entmtp_mtp_draft(ctx_mtp, seq_id, n, const int32_t * parent, const int32_t * rank,
-        #                                llama_token * token, float * logp, float * entropy)
-        self.mtp_draft = bind("llama_entmtp_mtp_draft", _i32, _ctx, _i32, _i32, _ptr, _ptr, _ptr, _ptr, _ptr)
+        # int32_t llama_entmtp_mtp_draft(ctx_mtp, seq_id, n, const int32_t * parent, const int32_t * rank, float least,
+        #                                llama_token * token, float * logp, float * entropy, int32_t * n_levels)
+        self.mtp_draft = bind(
+            "llama_entmtp_mtp_draft", _i32, _ctx, _i32, _i32, _ptr, _ptr, ctypes.c_float, _ptr, _ptr, _ptr, _ptr
+        )
 
         # int32_t llama_entmtp_mtp_set_vocab(ctx_mtp, int32_t n)
         self.mtp_set_vocab = bind("llama_entmtp_mtp_set_vocab", _i32, _ctx, _i32)
+
+        # int32_t llama_entmtp_mtp_set_embd(ctx_mtp, int32_t wanted)
+        self.mtp_set_embd = bind("llama_entmtp_mtp_set_embd", _i32, _ctx, _i32)
 
         # int32_t llama_entmtp_mtp_set_head_type(ctx_mtp, int32_t type)
         self.mtp_set_head_type = bind("llama_entmtp_mtp_set_head_type", _i32, _ctx, _i32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from types import TracebackType
 from typing import Any, cast
 
@@ -61,7 +62,8 @@ class Session:
         self._eog: dict[int, bool] = {}
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
-        self._n_levels = 0  # of what was drafted in this step
+        self._n_levels = ctypes.c_int32()  # drafted in this step
+        self._n_levels_address = ctypes.addressof(self._n_levels)
         self._n_walked = 0  # rows of the last pass whose arg-max is known
         self._draft_rows: DraftRows | None = None
         self._draft_vocab: DraftVocab | None = None  # chooses how many they are, while it is asked
@@ -437,8 +439,12 @@ class Session:
             self._push((pending,), (-1,))
             self._n_mtp += 1
 
-    def draft(self, shape: TreeShape) -> DraftTree:
-        """Give the shape tokens below the pending one; node 0 is the token last given to `start` or `follow`."""
+    def draft(self, shape: TreeShape, least: float = -inf) -> DraftTree:
+        """Give the shape tokens below the pending one; node 0 is the token last given to `start` or `follow`.
+
+        Args:
+            least: see the protocol.
+        """
         if shape is not self._shape:
             self._set_shape(shape)
         n = shape.n_nodes
@@ -451,15 +457,18 @@ class Session:
             n,
             self._parents_address,
             self._ranks_address,
+            least,
             self._node_tokens_address,
             self._logp_address,
             self._entropy_address,
+            self._n_levels_address,
         )
         if code:
             self._check(code, "a draft")
-        self._drafted = tuple(self._node_tokens)
-        self._n_levels = shape.max_depth
-        return DraftTree(shape, self._drafted, self._logp.copy(), entropy=self._entropy.copy())
+        drafted = shape.upto(self._n_levels.value)
+        n = drafted.n_nodes
+        self._drafted = tuple(self._node_tokens[:n])
+        return DraftTree(drafted, self._drafted, self._logp[:n].copy(), entropy=self._entropy[:n].copy())
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""
@@ -501,9 +510,9 @@ class Session:
         tokens = [tree.tokens[node] for node in path[1:]]
         vocab = self._draft_vocab
         if vocab is not None:
-            if self._n_levels > 0 and not tree.copied:
-                vocab.observe_draft(len(tokens), tree.shape.max_depth)
-            self._n_levels = 0
+            if self._n_levels.value > 0 and not tree.copied:
+                vocab.observe_draft(len(tokens), tree.shape.max_depth, self._n_levels.value)
+            self._n_levels.value = 0
             vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:
             self._push((*tokens, pending), path)

@@ -108,7 +108,7 @@ class AcceptanceModel:
         chances: FloatArray = 1.0 / (1.0 + np.exp(-(rows @ self.weights)))
         return chances
 
-    def observe(self, rows: FloatArray, accepted: FloatArray) -> None:
+    def observe(self, rows: FloatArray, accepted: FloatArray, n_steps: int = 1) -> None:
         """Learn from nodes whose parents were accepted.
 
         One step of Newton's on the newest nodes, with the curvature of everything seen so far: older nodes count less with each
@@ -118,13 +118,15 @@ class AcceptanceModel:
         Args:
             rows: (n, n_features) f64
             accepted: (n,) 1 or 0
+            n_steps: that they are from.
         Source: the bound is Jaakkola and Jordan's, "Bayesian parameter estimation via variational methods" (2000).
         """
         logits = rows @ self.weights
         size = np.maximum(np.abs(logits), 1e-3)
-        self._curvature += _FORGET * (self._floor - self._curvature)
+        forgotten = n_steps * _FORGET
+        self._curvature += forgotten * (self._floor - self._curvature)
         self._curvature += (rows * (np.tanh(size / 2) / (2 * size))[:, None]).T @ rows
-        slope = rows.T @ (accepted - 1.0 / (1.0 + np.exp(-logits))) + _FORGET * (self._floor @ (self._prior - self.weights))
+        slope = rows.T @ (accepted - 1.0 / (1.0 + np.exp(-logits))) + forgotten * (self._floor @ (self._prior - self.weights))
         self.weights = self.weights + np.linalg.solve(self._curvature, slope)
 
     def fit(self, rows: FloatArray, accepted: FloatArray, n_iterations: int = 12) -> None:

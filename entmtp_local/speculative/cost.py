@@ -163,7 +163,7 @@ class CostModel:
             self._past = self._per_token * n_past
             self.seconds = [seconds + self._past for seconds in self._base]
 
-    def draft_seconds(self, n_levels: int) -> float:
+    def draft_seconds(self, n_levels: float) -> float:
         """Of a draft of so many levels."""
         return self._fixed + n_levels * self.level_seconds if n_levels else 0.0
 

@@ -81,7 +81,7 @@ class DraftVocab:
         self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]
         self._seen = 0
         self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
-        self._n_verified = 3.0  # levels that are verified of a draft, on average
+        self._n_drafted = self._n_verified = 3.0  # levels of a draft, and those of them that are verified, on average
         self.usual = USUAL if USUAL in self.sizes else 0
         self.size = self.usual  # in use; 0 = the whole vocabulary
 
@@ -102,11 +102,18 @@ class DraftVocab:
             counts[0 if token >= self._n_front else bisect_right(sizes, token)] += 1.0
         self._seen += len(tokens)
 
-    def observe_draft(self, n_accepted: int, depth: int) -> None:
-        """Count a draft of which `depth` levels were verified, none if it was not found worth that, and so many accepted."""
+    def observe_draft(self, n_accepted: int, depth: int, n_drafted: int) -> None:
+        """Count a draft.
+
+        Args:
+            n_accepted: tokens of it.
+            depth: levels that were verified, none if it was not found worth that.
+            n_drafted: levels.
+        """
         self._accepted = 0.98 * self._accepted + n_accepted
         self._refused = 0.98 * self._refused + (n_accepted < depth or depth == 0)
         self._n_verified += 0.1 * (depth - self._n_verified)
+        self._n_drafted += 0.1 * (n_drafted - self._n_drafted)
 
     @staticmethod
     def _decay(counts: list[float], share: float) -> None:
@@ -123,7 +130,7 @@ class DraftVocab:
         """Look at the counts if that is due; True when `size` changed.
 
         Args:
-            depth: levels of the drafts to come
+            depth: levels that drafts to come have at most
         """
         if self._seen < _INTERVAL or not self.sizes:
             return False
@@ -141,6 +148,7 @@ class DraftVocab:
         """Expected tokens of a step for each byte or second that it takes."""
         cost, p = self.cost, skill * self.coverage(size)
         n_rows = (size or self._n_front) + self._n_tail
-        # all levels are paid for, and those that are verified can bring a token
+        # all levels that are drafted are paid for, and those that are verified can bring a token
+        n_drafted = min(depth, self._n_drafted)
         n_levels = min(depth, max(1, round(self._n_verified)))
-        return sum(p**level for level in range(n_levels + 1)) / (cost.target + depth * (cost.level + n_rows * cost.row))
+        return sum(p**level for level in range(n_levels + 1)) / (cost.target + n_drafted * (cost.level + n_rows * cost.row))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from math import inf
 
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import RunningEntropy, log_entropy
@@ -83,6 +84,7 @@ class EntMTP:
     """
 
     needs_profile = True
+    least = -inf
     max_depth = MAX_DEPTH
     max_nodes = MAX_NODES
 
@@ -127,6 +129,7 @@ class _Chains:
     """A policy of trees where only chains, or smaller trees, can be verified: the spine of each tree, as deep as it may be."""
 
     needs_profile = True
+    least = -inf
 
     def __init__(self, policy: EntMTP, limits: Limits) -> None:
         self._policy = policy

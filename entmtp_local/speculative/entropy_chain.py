@@ -8,6 +8,8 @@ Source: AdaEDL, arXiv 2410.18351, and SVIP, arXiv 2411.18462.
 
 from __future__ import annotations
 
+from math import inf
+
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import acceptance_bound
 from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile
@@ -26,6 +28,7 @@ class EntropyChain:
 
     needs_profile = True
     needs_entropy = False
+    least = -inf
 
     def __init__(self, task: str = ALL, depth: int = MAX_DEPTH) -> None:
         self.name = "entropy-chain" + (f":{task}" if task != ALL else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile, shape_of
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
@@ -23,6 +25,7 @@ class GrownTree:
 
     needs_profile = True
     needs_entropy = False
+    least = -inf
 
     def __init__(self, way: str, n_nodes: int, task: str = ALL) -> None:
         self.name = f"{way}:{n_nodes}" + (f":{task}" if task != ALL else "")

@@ -8,7 +8,7 @@ the same place, and nothing is spent on trying one until there is good reason to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, sqrt
 
 from entmtp_local.speculative.cost import in_a_row, without_pause
 from entmtp_local.speculative.profile import Profile
@@ -24,6 +24,7 @@ _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _LONG = 2.0  # times what is usual: a step that was interrupted
+_TOGETHER = 8  # steps that are compared together, which takes less than one by one
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
 
@@ -45,6 +46,7 @@ class Guard:
         self._tokens, self._seconds = 0.0, 0.0  # averages of a step
         self._n_steps = 0  # since the averages began
         self._n_learnt, self._usual = 0, 0.0  # seconds of a step, since the beginning
+        self._uncompared: list[tuple[Outcome, float]] = []  # steps to come to `_others`, and their seconds
         self._next_past = -1  # committed tokens, if the next step goes on with this text
         self.aside: int | None = None  # levels of the chain that is used instead
         self._left = 0  # steps aside that are left
@@ -66,10 +68,15 @@ class Guard:
                 return ROOT_ONLY
             self._rise()
         if not goes_on:
+            self._compare_all()
             self._others.forget()
         self._next_past = evidence.n_past
         shape = self._policy.plan(evidence)
         return shape if self.aside is None else self._chains[self.aside]
+
+    @property
+    def least(self) -> float:
+        return self._policy.least if self.aside is None else -inf
 
     def select(self, tree: DraftTree) -> DraftTree:
         return self._policy.select(tree) if self.aside is None else tree
@@ -90,13 +97,17 @@ class Guard:
         if self.aside is None and self._policy.exploring:
             # what it takes to look for something better is bounded, and says nothing of how good the policy is
             self._policy.learn(outcome)
+            self._compare_all()
             self._others.forget()
             return
         taken = self._average(1, len(path), outcome.seconds)
         if self.aside is None:
             self._policy.learn(outcome)
-            self._compare(outcome, taken)
-            if outcome.drafted.shape is ROOT_ONLY and self.aside is None and not self._others.waits:
+            self._uncompared.append((outcome, taken))
+            rests = outcome.drafted.shape is ROOT_ONLY
+            if rests or len(self._uncompared) >= _TOGETHER:
+                self._compare_all()
+            if rests and self.aside is None and not self._others.waits:
                 self._resting = self._policy.quiet()
         elif self._policy.cost is not None:
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
@@ -128,27 +139,32 @@ class Guard:
     def _rate(self) -> float:
         return self._tokens / self._seconds if self._seconds else 0.0
 
-    def _compare(self, outcome: Outcome, taken: float) -> None:
-        """Note what chains would have brought in this step of so many seconds; step aside where one has been better for long."""
+    def _compare_all(self) -> None:
+        """Note what chains would have brought in the last steps; step aside where one has been better for long."""
+        steps, self._uncompared = self._uncompared, []
         cost = self._policy.cost
-        if cost is None:
-            return
-        if outcome.verified.copied:
-            # what chains would have brought here is not known, nor how those that were right so far went on
-            self._others.forget()
+        if cost is None or not steps:
             return
         # it may draft nothing, too
         rate = max(self._rate, self._policy.plain_rate)
-        # a step that drafted nothing is plain decoding, and shows nothing of chains
-        if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
-            seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
-            prices = [
-                rate * (seconds[n + 1] + cost.draft_seconds(n) + self._policy.plain_overhead) if n + 1 in seconds else None
-                for n in range(self.max_depth + 1)
-            ]
-            tokens = [outcome.verified.tokens[node] for node in outcome.path]
-            self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
-        self._look(1)
+        seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
+        prices = [
+            rate * (seconds[n + 1] + cost.draft_seconds(n) + self._policy.plain_overhead) if n + 1 in seconds else None
+            for n in range(self.max_depth + 1)
+        ]
+        n = 0
+        for outcome, taken in steps:
+            if outcome.verified.copied:
+                # what chains would have brought here is not known, nor how those that were right so far went on
+                self._others.forget()
+                continue
+            n += 1
+            # a step that drafted nothing is plain decoding, and shows nothing of chains
+            if outcome.drafted.shape.n_nodes > 1 or self._others.waits:
+                tokens = [outcome.verified.tokens[node] for node in outcome.path]
+                self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
+        if n:
+            self._look(n)
 
     def _look(self, n: int) -> None:
         """Count n steps, and step aside where that is due and something else has been better."""

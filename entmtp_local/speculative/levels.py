@@ -1,23 +1,33 @@
-"""How many levels to draft, by what each of them has lately promised."""
+"""Whether to draft, and how likely a path has to be for another level below it: by what levels have lately promised.
+
+A level's nodes are worth no more than the path that leads to them. So what drafting one more level brings is averaged by the
+head's own probability of the best path so far, and levels go on down to where that no longer pays for itself.
+"""
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable, Mapping
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from math import exp, inf
 
 from entmtp_local.speculative.cost import CostModel
 
-_SURELY = 0.02  # share of a step's tokens by which drafts must be better than none
+_BEGIN, _END = 0.02, -0.005  # share of a step's tokens by which drafts are better than none where they are begun, and given up
 _EXPECTED = 4  # looks that what calibration saw counts for
-_ENOUGH = 4  # looks after which levels are given up
+_ENOUGH = 4  # looks after which drafts are given up
 _WEIGHT = 1 / 64  # weight of the newest look
 _WEIGHT_MISSED, _PRIOR_MISSED = 1 / 128, 16  # of the newest step in `_missed`, which is believed to be 0 as often
 _INTERRUPTED = 2.0  # times the seconds that were expected: more is something else's
+# Paths by their log-probability: ranges of a third of a nat. What the path promises by itself counts for some looks.
+_WIDTH, _N_RANGES, _PRIOR = 1 / 3, 15, 4.0
+_EDGES = [-_WIDTH * i for i in range(_N_RANGES, 0, -1)]  # lower edges of all but the first, ascending
+_NEXT = 0.7  # chance of the best token of a level, where the one before it is accepted
+_LOWER = 1  # ranges further down, where levels are looked at
 
 
 class Levels:
-    """What each level of drafts brings and takes, averaged apart, so that both can be weighed at the rate of today.
+    """What drafts bring and take, tokens and seconds averaged apart, so that both can be weighed at the rate of today.
 
     Args:
         depth: levels at most.
@@ -25,51 +35,79 @@ class Levels:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        # [d]: tokens that level d + 1 promised where it was drafted, and the seconds that verifying it took more
-        self._gains, self._prices, self._n_looks = [0.0] * depth, [0.0] * depth, [0] * depth
+        # [i]: tokens and seconds of one more level, and of those that followed it, below a path of range i
+        self._gains, self._prices, self._seen = [0.0] * (_N_RANGES + 1), [0.0] * (_N_RANGES + 1), [0] * (_N_RANGES + 1)
+        # of all levels that are worth it: tokens, seconds of verifying them, and how many they are
+        self._tokens, self._seconds, self._n_levels, self._n_looks = 0.0, 0.0, 1.0, 0
         # tokens that steps with drafts bring beyond what was expected, less the price of their seconds
         self._missed, self._n_steps = 0.0, 0
-        self.best = depth  # levels that pay: all, until it has been seen what they bring
+        self.pays = True  # whether to draft
+        self._lowest = 0  # the last range below which levels pay
 
-    def expect(self, chains: Mapping[int, tuple[float, float]]) -> None:
-        """Begin with what chains bring, as if it had been seen some times.
+    def least(self, explores: bool) -> float:
+        """The log-probability that a path must have for another level.
 
         Args:
-            chains: by length, from 0: tokens of a step, and seconds of its verification.
+            explores: look at some that seem not to pay.
         """
-        for shorter, longer in pairwise(chains):
-            self._gains[longer - 1] = chains[longer][0] - chains[shorter][0]
-            self._prices[longer - 1] = chains[longer][1] - chains[shorter][1]
-        self._n_looks = [_EXPECTED] * self._depth
+        lowest = self._lowest - (_LOWER if explores else 0)
+        return -inf if lowest <= 0 else inf if lowest > _N_RANGES else _EDGES[lowest - 1]
+
+    def expect(self, n_tokens: float, seconds: float, n_levels: int) -> None:
+        """Begin with what drafts of so many levels bring and take beyond a plain step, as if it had been seen some times.
+
+        Args:
+            seconds: of verifying them, without those of a plain step.
+        """
+        self._tokens, self._seconds, self._n_levels = n_tokens, seconds, max(1, n_levels)
+        self._n_looks = _EXPECTED
 
     def fade(self) -> None:
         """Let what was seen, perhaps of another text, count no more than what is seen next."""
-        self._n_looks = [min(n, _EXPECTED) for n in self._n_looks]
+        self._n_looks = min(self._n_looks, _EXPECTED)
         self._n_steps = 0
 
-    def look(self, values: list[float], width: int, rate: float, cost: CostModel) -> None:
-        """Note what each level of a drafted tree promises.
+    def look(self, values: list[float], spine: Sequence[float], width: int, rate: float, cost: CostModel) -> int:
+        """Note what the levels of a drafted tree promise.
 
         Args:
             values: by node, breadth first, the chance that it is accepted.
+            spine: log-probability, by the head, of the best path to each level.
             width: nodes of a level.
             rate: tokens per second that a second must bring.
+        Returns: levels that were worth drafting by what was known before.
         """
         sizes, seconds = cost.sizes, cost.seconds
-        n_tokens, taken = 1.0, seconds[0]
+        tokens, taken = [1.0], [seconds[0]]
         ascending = [-1.0]  # negative values of the nodes so far
-        for level in range((len(values) - 1) // width):
+        for level in range(len(spine)):
             for value in values[1 + width * level : 1 + width * (level + 1)]:
                 insort(ascending, -value)
             expected = list(accumulate(ascending))
             worth = [-expected[size - 1] - rate * seconds[i] for i, size in enumerate(sizes) if size <= len(expected)]
             best = worth.index(max(worth))
-            self._n_looks[level] += 1
-            weight = max(_WEIGHT, 1 / self._n_looks[level])
-            before, then = n_tokens, taken
-            n_tokens, taken = -expected[sizes[best] - 1], seconds[best]
-            self._gains[level] += weight * (n_tokens - before - self._gains[level])
-            self._prices[level] += weight * (taken - then - self._prices[level])
+            tokens.append(-expected[sizes[best] - 1])
+            taken.append(seconds[best])
+        least = self.least(False)
+        n_worth = next((i + 1 for i, logp in enumerate(spine[:-1]) if logp < least), len(spine))
+        self._n_looks += 1
+        weight = max(_WEIGHT, 1 / self._n_looks)
+        self._tokens += weight * (tokens[n_worth] - 1.0 - self._tokens)
+        self._seconds += weight * (taken[n_worth] - taken[0] - self._seconds)
+        self._n_levels += weight * (n_worth - self._n_levels)
+        gain = price = 0.0
+        for level in range(len(spine) - 1, 0, -1):
+            # a level that would not have been gone on from is worth what itself is
+            if level + 1 >= len(spine) or spine[level] < least:
+                gain = price = 0.0
+            gain += tokens[level + 1] - tokens[level]
+            price += taken[level + 1] - taken[level] + cost.level_seconds
+            i = bisect_right(_EDGES, spine[level - 1])
+            self._seen[i] += 1
+            weight = max(_WEIGHT, 1 / self._seen[i])
+            self._gains[i] += weight * (gain - self._gains[i])
+            self._prices[i] += weight * (price - self._prices[i])
+        return n_worth
 
     def compare(self, n_tokens: float, seconds: float, expected: tuple[float, float], rate: float) -> None:
         """Note what a step with drafts brought and took, beside the tokens and seconds that were expected of it."""
@@ -78,22 +116,28 @@ class Levels:
         more = min(seconds, _INTERRUPTED * expected[1]) - expected[1]
         self._missed += weight * (n_tokens - expected[0] - rate * more - self._missed)
 
-    def choose(self, rate: float, n_tokens: float, draft_seconds: Callable[[int], float]) -> None:
-        """Decide how many levels to draft from now on.
+    def choose(self, rate: float, n_tokens: float, cost: CostModel, draft_seconds: Callable[[float], float]) -> None:
+        """Decide whether to draft from now on, and down to which paths.
 
         Args:
             rate: tokens per second that a second must bring.
             n_tokens: of a step, lately.
             draft_seconds: what so many levels take beside their verification.
         """
-        if self._n_looks[0] < _ENOUGH:
+        # as cheap as a node can be: what seems to pay is drafted, and then it is seen
+        steps = zip(pairwise(cost.seconds), pairwise(cost.sizes), strict=True)
+        node = max(0.0, min(((b - a) / (m - n) for (a, b), (n, m) in steps), default=0.0))
+        lowest = _N_RANGES + 1
+        for i in range(_N_RANGES, -1, -1):
+            chance = _NEXT * exp(_WIDTH * (i - _N_RANGES - 0.5))
+            gain = chance if chance > rate * node else 0.0
+            price = cost.level_seconds + (node if gain else 0.0)
+            n = min(self._seen[i], 1 / _WEIGHT)
+            if n * (self._gains[i] - rate * self._prices[i]) + _PRIOR * (gain - rate * price) <= 0:
+                break
+            lowest = i
+        self._lowest = lowest
+        if self._n_looks < _ENOUGH:
             return
-        promised, best = self._missed, 0
-        # drafts are begun where they surely bring something, and given up where they surely do not
-        most = _SURELY * n_tokens * (-1 if self.best else 1)
-        for level, (gain, price) in enumerate(zip(self._gains, self._prices, strict=True), start=1):
-            promised += gain - rate * price
-            worth = promised - rate * draft_seconds(level)
-            if worth > most:
-                best, most = level, worth
-        self.best = best
+        worth = self._missed + self._tokens - rate * (self._seconds + draft_seconds(self._n_levels))
+        self.pays = worth > n_tokens * (_END if self.pays else _BEGIN)

@@ -6,7 +6,7 @@ _EXPLORE = 12  # at least so many steps lie between two looks at drafts
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 32  # steps that are not looked at one by one
-_PLAIN, _PLAIN_RUN = 128, 8  # steps between two looks at plain steps, and steps of one
+_PLAIN, _PLAIN_RUN = 128, 4  # steps between two looks at plain steps, and steps of one
 _FIRST_PLAIN = 8  # steps before the first one
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
 # every so many, and fewer at a time.

@@ -100,8 +100,13 @@ class SpeculativeEngine(Protocol):
         """Take the token sampled from the prompt's last row as pending."""
         ...
 
-    def draft(self, shape: TreeShape) -> DraftTree:
-        """Give the shape tokens, below the pending one. Lasting effects: none."""
+    def draft(self, shape: TreeShape, least: float = -math.inf) -> DraftTree:
+        """Give the shape tokens, below the pending one. Lasting effects: none.
+
+        Args:
+            least: a level that is continued from no node whose path has at least this log-probability by the head is not drafted,
+                nor what is below it: the drafted tree has the first levels of the shape.
+        """
         ...
 
     def verify(self, tree: DraftTree) -> None:
@@ -180,6 +185,14 @@ class Policy(Protocol):
 
     def plan(self, evidence: Evidence) -> TreeShape:
         """What the head is to draft."""
+        ...
+
+    @property
+    def least(self) -> float:
+        """How likely, by the head, the best path to a level of the planned tree has to be, so that the level is drafted.
+
+        A log-probability; -inf drafts all of it.
+        """
         ...
 
     def select(self, tree: DraftTree) -> DraftTree:

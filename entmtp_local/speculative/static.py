@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
@@ -26,6 +27,10 @@ class StaticPolicy:
 
     def plan(self, evidence: Evidence) -> TreeShape:
         return self.shape
+
+    @property
+    def least(self) -> float:
+        return -inf
 
     @property
     def needs_profile(self) -> bool:

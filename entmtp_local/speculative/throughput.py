@@ -1,8 +1,8 @@
 """The policy that asks of every node whether it pays for itself.
 
 Over a long run tokens per second is the ratio of two sums, so a step is worth `tokens - R * seconds`, with R the rate that is
-achieved, and is maximised node by node. Two decisions a step: how many levels to draft, from what levels have lately promised;
-then, once the head has spoken, which of the drafted nodes to verify.
+achieved, and is maximised node by node. Three decisions a step: whether to draft; behind each level, whether the path to the next
+one is likely enough to pay for it; then, once the head has spoken, which of the drafted nodes to verify.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from operator import mul
 
 import numpy as np
 
-from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
+from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context, FloatArray
 from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
@@ -26,12 +27,14 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_DEEPER = 5  # levels more, where drafts are looked at
-_FIRST_STEPS = 8  # which draft all levels, where drafts are known to pay
+_FIRST_STEPS = 8  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _UNSETTLED = 2  # plain steps in a row after which they take what they take for long
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
+# A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
+# several, behind one pass.
+_TOGETHER = 4
 _LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
 _BESIDE = 0.1  # and in what steps take beside draft and verification
 _MAX_SHAPES = 4096
@@ -69,6 +72,26 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What was known of a draft when part of it was chosen to be verified."""
+
+    rows: FloatArray  # features of its nodes
+    values: list[float]  # the chance of each that it is accepted
+    kept: tuple[int, ...]  # nodes to be verified
+    expected: tuple[float, float]  # tokens and seconds of the step
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A step that was taken."""
+
+    outcome: Outcome
+    choice: _Choice | None  # None where nothing was drafted
+    explores: bool  # it looked at drafts
+    rests: bool  # drafts seemed not to pay
+
+
 class Throughput:
     """Draft a spine with siblings, verify those nodes whose chance exceeds what they cost.
 
@@ -93,15 +116,14 @@ class Throughput:
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
         self._levels, self._looks = Levels(depth), Looks()
-        self._expected = (1.0, 0.0)  # tokens and seconds of the step under way
+        self.least = -inf
+        self._choice: _Choice | None = None  # of the step under way
+        self._untaken: list[_Taken] = []  # steps that were not learnt from yet
         self._n_learnt = 0
         self._drafted_last = False
         self._n_plain = 0  # steps in a row that drafted nothing
         self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
-        self._rows = np.zeros((0, 0))  # of the last drafted tree
-        self._kept: tuple[int, ...] = ()  # what of it was verified
-        self._observes = True  # whether that step is learnt from
         self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
         self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
 
@@ -125,7 +147,7 @@ class Throughput:
         """Tokens per second that are being achieved, or would be by plain steps."""
         return max(self._tokens / self._seconds, self.plain_rate)
 
-    def _draft_seconds(self, n_levels: int) -> float:
+    def _draft_seconds(self, n_levels: float) -> float:
         """What a step takes that drafts so many levels, beyond its verification and what a plain step takes too."""
         assert self.cost is not None
         return self.cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
@@ -168,10 +190,11 @@ class Throughput:
         cost, tokens = self.cost, list(accumulate(accumulate(accepted, mul), initial=1.0))
         seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
         chains = {n: (tokens[n], seconds[n + 1]) for n in range(min(self._depth + 1, len(tokens))) if n + 1 in seconds}
-        speeds = [(n_tokens, taken + self._draft_seconds(n)) for n, (n_tokens, taken) in chains.items()]
-        self._tokens, self._seconds = max(speeds, key=lambda speed: speed[0] / speed[1])
-        self._levels.expect(chains)
-        self._levels.choose(self._rate, self._tokens, self._draft_seconds)
+        best = max(chains, key=lambda n: chains[n][0] / (chains[n][1] + self._draft_seconds(n)))
+        n_tokens, taken = chains[best]
+        self._tokens, self._seconds = n_tokens, taken + self._draft_seconds(best)
+        self._levels.expect(n_tokens - 1.0, taken - chains[0][1], best)
+        self._choose()
 
     def plan(self, evidence: Evidence) -> TreeShape:
         if self.cost is None:
@@ -183,19 +206,18 @@ class Throughput:
         if self._variant.budget:
             return self._plans[-1]
         levels, looks = self._levels, self._looks
-        if looks.at_plain_steps(levels.best > 0 and self._tokens / self._seconds < _LITTLE * self.plain_rate):
+        if looks.at_plain_steps(levels.pays and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
-        explores = looks.at_drafts(levels.best == 0)
-        if looks.begins and levels.best == 0:
+        explores = looks.at_drafts(not levels.pays)
+        if looks.begins and not levels.pays:
             levels.fade()
-        if levels.best and self._n_learnt < _FIRST_STEPS:
-            return self._plans[-1]
-        return self._plans[min(self._depth, levels.best + _DEEPER) if explores else levels.best]
+        self.least = levels.least(explores and levels.pays)
+        return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
     def quiet(self) -> int:
         """How many of the steps to come will draft nothing, whatever they bring; they may be told to `rested` together."""
         variant = self._variant
-        if self.cost is None or self._levels.best or variant.extra or variant.budget or self._drafted_last:
+        if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._drafted_last:
             return 0
         return self._looks.quiet(1 / self.plain_rate)
 
@@ -223,16 +245,12 @@ class Throughput:
             return tree
         shape = tree.shape
         parents, _ = self._lists(shape)
-        self._rows = self.acceptance.rows(tree, self._context)
+        rows = self.acceptance.rows(tree, self._context)
         # breadth first: a parent's value is final before its children ask for it
-        values = self.acceptance.chances(self._rows).tolist()
+        values = self.acceptance.chances(rows).tolist()
         values[0] = 1.0
         for node in range(1, len(values)):
             values[node] *= values[parents[node]]
-        self._observes = self._looks.exploring or self._n_learnt < _FIRST_STEPS or self._n_learnt % self._interval == 0
-        if self._observes:
-            self._levels.look(values, self._width, self._rate, cost)
-            self._levels.choose(self._rate, self._tokens, self._draft_seconds)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
@@ -244,9 +262,10 @@ class Throughput:
         here = max(expected[sizes[i] - 1] / (seconds[i] + drafted) for i in allowed)
         rate = self._rate + self._variant.local * (here - self._rate)
         best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))
-        self._kept = tuple(sorted(order[: sizes[best]]))
-        self._expected = (expected[sizes[best] - 1], seconds[best] + drafted + self._beside[0])
-        return self._subtree(tree, self._kept)
+        kept = tuple(sorted(order[: sizes[best]]))
+        step_seconds = seconds[best] + drafted + self._beside[0]
+        self._choice = _Choice(rows, values, kept, (expected[sizes[best] - 1], step_seconds))
+        return self._subtree(tree, kept)
 
     def _lists(self, shape: TreeShape) -> tuple[list[int], list[int]]:
         """Parents and ranks of a planned shape."""
@@ -272,11 +291,46 @@ class Throughput:
         return DraftTree(shape, tuple(tree.tokens[node] for node in kept), tree.logp[list(kept)])
 
     def learn(self, outcome: Outcome) -> None:
-        drafted, verified, path = outcome.drafted, outcome.verified, outcome.path
-        if self.cost is None or verified.copied:
+        choice, self._choice = self._choice, None
+        if self.cost is None or outcome.verified.copied:
             return
-        cost, shape = self.cost, verified.shape
-        n_levels = drafted.shape.max_depth
+        explores, rests = self._looks.exploring, not self._levels.pays
+        self._untaken.append(_Taken(outcome, choice, explores, rests))
+        if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) >= _TOGETHER:
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Learn from the steps that have not been learnt from."""
+        steps, self._untaken = self._untaken, []
+        seen = []
+        for step in steps:
+            observes = step.explores or self._n_learnt < _FIRST_STEPS or self._n_learnt % self._interval == 0
+            n_worth = 0
+            if step.choice is not None and observes:
+                n_worth = self._look(step.choice, step.outcome.drafted)
+                seen.append(step)
+            self._take(step, n_worth)
+        if seen:
+            self._choose()
+        if self._variant.learns:
+            self._calibrate(seen)
+
+    def _look(self, choice: _Choice, drafted: DraftTree) -> int:
+        """Note what the levels of a draft promised; how many of them were worth drafting."""
+        assert self.cost is not None and drafted.logp is not None
+        spine = list(accumulate(drafted.logp[1 :: self._width].tolist()))
+        return self._levels.look(choice.values, spine, self._width, self._rate, self.cost)
+
+    def _choose(self) -> None:
+        assert self.cost is not None
+        self._levels.choose(self._rate, self._tokens, self.cost, self._draft_seconds)
+
+    def _take(self, step: _Taken, n_worth: int) -> None:
+        """Take what a step brought and took into the averages."""
+        outcome, cost = step.outcome, self.cost
+        assert cost is not None
+        shape, n_tokens = outcome.verified.shape, len(outcome.path)
+        n_levels = outcome.drafted.shape.max_depth
         self._n_plain = 0 if n_levels else self._n_plain + 1
         if shape.n_nodes > 1 or self._n_plain > _UNSETTLED:
             # the first plain steps after drafts take longer than those that follow them
@@ -286,23 +340,30 @@ class Throughput:
         known = self._beside[n_levels > 0]
         self._beside[n_levels > 0] += _BESIDE * (beside - known) if known else beside
         price = 0.0
-        if self._looks.exploring and self._levels.best == 0:
-            price = taken - len(path) / self.plain_rate
-        elif self._looks.exploring:
-            # the first draft of so many levels builds its graph, those after it do not
-            price = min(outcome.draft_seconds, 3 * cost.draft_seconds(n_levels))
+        if step.explores and step.rests:
+            price = taken - n_tokens / self.plain_rate
+        elif step.explores:
+            price = (n_levels - n_worth) * cost.level_seconds
         self._looks.took(taken, price)
         # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
         if n_levels and self._drafted_last:
             cost.observe_draft(n_levels, outcome.draft_seconds)
             # some of the first drafts build graphs
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
-            self._levels.compare(len(path), taken - beyond, self._expected, self._rate)
+            if step.choice is not None:
+                self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
         self._drafted_last = n_levels > 0
-        self._accepted += 0.1 * (len(path) - 1 - self._accepted)
-        self._average(1, len(path), taken)
-        if verified.logp is None or shape.n_nodes == 1 or not self._variant.learns or not self._observes:
-            return
-        seen = [child for node in path for child in shape.children[node]]
-        accepted = np.array([child in path for child in seen], dtype=np.float64)
-        self.acceptance.observe(self._rows[[self._kept[child] for child in seen]], accepted)
+        self._accepted += 0.1 * (n_tokens - 1 - self._accepted)
+        self._average(1, n_tokens, taken)
+
+    def _calibrate(self, steps: Sequence[_Taken]) -> None:
+        """Learn which nodes were accepted, of those whose parents were."""
+        rows, accepted = [], []
+        for step in steps:
+            assert step.choice is not None
+            path, children, kept = step.outcome.path, step.outcome.verified.shape.children, step.choice.kept
+            for child in (child for node in path for child in children[node]):
+                rows.append(step.choice.rows[kept[child]])
+                accepted.append(float(child in path))
+        if rows:
+            self.acceptance.observe(np.array(rows), np.array(accepted), len(steps))

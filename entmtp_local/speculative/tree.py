@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,10 @@ class TreeShape:
             spine = first
         return TreeShape.from_parents(parents)
 
+    def upto(self, depth: int) -> TreeShape:
+        """The first levels of the tree: its nodes at most so deep, which are numbered as they are here."""
+        return self if depth >= self.max_depth else _upto(self, depth)
+
     def spine(self) -> TreeShape:
         """The chain along the best-ranked nodes: what remains of the tree where only chains can be verified."""
         depth, node = 0, 0
@@ -97,6 +102,12 @@ class TreeShape:
             node = self.children[node][0]
             depth += 1
         return TreeShape.chain(depth)
+
+
+@lru_cache(maxsize=1024)
+def _upto(shape: TreeShape, depth: int) -> TreeShape:
+    n = int(np.searchsorted(shape.depths, depth, side="right"))
+    return TreeShape.from_parents(shape.parents[:n].tolist(), shape.ranks[:n].tolist())
 
 
 #: Nothing is drafted: the pass verifies the pending token alone.

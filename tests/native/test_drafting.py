@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from native.conftest import SEQ, Bench, ints, other_back_end
 
 from entmtp_local.native import api as native
+from entmtp_local.speculative.tree import TreeShape
 
 Open = Callable[..., Bench]
 Row = npt.NDArray[np.float32]
@@ -39,6 +42,7 @@ class Draft:
     tokens: list[int]
     logp: list[float]
     entropy: list[float]
+    n_levels: int
 
 
 class DraftBench:
@@ -62,21 +66,24 @@ class DraftBench:
     def flush(self) -> int:
         return int(self.api.mtp_flush(self.mtp, SEQ))
 
-    def draft(self, parents: Sequence[int], ranks: Sequence[int]) -> Draft:
+    def draft(self, parents: Sequence[int], ranks: Sequence[int], least: float = -math.inf) -> Draft:
         parent, rank = ints(parents), ints(ranks)
         token = np.zeros(len(parents), np.int32)
         logp, entropy = np.zeros(len(parents), np.float32), np.zeros(len(parents), np.float32)
+        n_levels = np.zeros(1, np.int32)
         code = self.api.mtp_draft(
             self.mtp,
             SEQ,
             len(parents),
             parent.ctypes.data,
             rank.ctypes.data,
+            least,
             token.ctypes.data,
             logp.ctypes.data,
             entropy.ctypes.data,
+            n_levels.ctypes.data,
         )
-        return Draft(int(code), token.tolist(), logp.tolist(), entropy.tolist())
+        return Draft(int(code), token.tolist(), logp.tolist(), entropy.tolist(), int(n_levels[0]))
 
     def set_vocab(self, n: int) -> int:
         return int(self.api.mtp_set_vocab(self.mtp, n))
@@ -149,6 +156,42 @@ def test_a_tree_is_what_one_token_at_a_time_gives(drafter: Callable[..., DraftBe
     for path in ([0, 1, 5], [0, 2, 6, 9], [0, 3], [0, 1, 4, 7], [0, 1, 4, 8]):
         assert d.api.truncate(d.mtp, SEQ, before)
         check_path(d, draft, path, PARENTS, RANKS)
+
+
+@pytest.mark.parametrize("kind", [*SINGLE, "step35"])
+def test_levels_below_unlikely_paths_are_not_drafted(drafter: Callable[..., DraftBench], kind: str) -> None:
+    parents, ranks = CHAIN if kind == "step35" else (PARENTS, RANKS)
+    d = drafter(kind)
+    before = d.n_past()
+    shape = TreeShape.from_parents(parents, ranks)
+
+    def drafted(least: float) -> Draft:
+        assert d.api.truncate(d.mtp, SEQ, before)
+        assert d.push([PENDING], [-1]) == 0
+        draft = d.draft(parents, ranks, least)
+        assert draft.code == 0
+        assert d.n_past() == before + 1, "a draft stayed in the context"
+        return draft
+
+    whole = drafted(-math.inf)
+    assert whole.n_levels == shape.max_depth
+    paths = [0.0]
+    for node in range(1, shape.n_nodes):
+        paths.append(paths[parents[node]] + whole.logp[node])
+    continued = [
+        max(paths[node] for node in range(shape.n_nodes) if shape.depths[node] == depth and shape.children[node])
+        for depth in range(shape.max_depth)
+    ]
+    assert continued == sorted(continued, reverse=True)
+    for n_levels, least in enumerate([(a + b) / 2 for a, b in itertools.pairwise(continued)], start=1):
+        draft = drafted(least)
+        n = shape.upto(n_levels).n_nodes
+        assert draft.n_levels == n_levels
+        assert draft.tokens == [*whole.tokens[:n], *[-1] * (shape.n_nodes - n)]
+        assert draft.logp[:n] == pytest.approx(whole.logp[:n], abs=1e-5)
+        assert np.isnan([e for e, node in zip(draft.entropy, range(n), strict=False) if shape.depths[node] == n_levels]).all()
+    assert drafted(1.0).n_levels == 1, "the first level is always drafted"
+    assert drafted(-math.inf).tokens == whole.tokens, "a draft that ended early leaves something behind"
 
 
 @pytest.mark.parametrize("kind", SINGLE)
@@ -441,6 +484,40 @@ def test_a_copy_of_the_head_in_a_smaller_type(drafter: Callable[..., DraftBench]
             kept = {*range(64), *range(d.b.n_vocab - (n_kept - 64), d.b.n_vocab)}
             assert own.keys() | fine.keys() | coarse.keys() <= kept
     assert draft(-1, 64) == own
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_embeddings_that_lie_beside_the_head(drafter: Callable[..., DraftBench], kind: str) -> None:
+    """Drafts are the same to the bit, by copies of larger and smaller choices; tokens of the vocabulary's end are among them."""
+    d = drafter(kind)
+    before, n_vocab = d.n_past(), d.b.n_vocab
+    assert d.api.mtp_set_embd(d.mtp, -1) == native.UNSUPPORTED, "a processor reads them where they are"
+    # every level continues the best, and some others
+    parents = [-1, *[0] * 8, *range(1, 9), *range(9, 17), *[17] * 8]
+    ranks = [0, *range(8), *[0] * 16, *range(8)]
+
+    def draft(wanted: int) -> Draft:
+        assert d.api.mtp_set_embd(d.mtp, wanted) == (native.OK if wanted else native.UNSUPPORTED)
+        assert d.api.truncate(d.mtp, SEQ, before)
+        assert d.push([PENDING], [-1]) == 0
+        found = d.draft(parents, ranks)
+        assert found.code == 0
+        return found
+
+    n_from_the_end = 0
+    for n in (64, 128, 64, 192, 64):
+        tail = d.set_vocab(n) - n
+        expected, found = draft(0), draft(1)
+        assert found.tokens == expected.tokens
+        assert found.logp == expected.logp
+        kept = {*range(n), *range(n_vocab - tail, n_vocab)}
+        assert kept.issuperset(found.tokens[1:])
+        n_from_the_end += sum(token >= n for token in found.tokens[1:25])
+        assert len(set(found.tokens[9:17])) > 1
+    assert n_from_the_end > 0
+    assert d.set_vocab(0) == n_vocab
+    assert d.api.mtp_set_embd(d.mtp, 1) == native.UNSUPPORTED, "all of them are not copied"
+    assert draft(0).code == 0
 
 
 def test_types_that_a_head_cannot_be_copied_to(drafter: Callable[..., DraftBench]) -> None:

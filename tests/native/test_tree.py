@@ -589,7 +589,8 @@ def test_sequences_that_do_not_exist(bench: Open, seq_id: int) -> None:
     assert b.api.mtp_push(mtp, b.ctx, seq_id, 1, token.ctypes.data, parent.ctypes.data) == native.INVALID
     assert b.api.mtp_flush(mtp, seq_id) == native.INVALID
     assert (
-        b.api.mtp_draft(mtp, seq_id, 1, parent.ctypes.data, parent.ctypes.data, token.ctypes.data, None, None) == native.INVALID
+        b.api.mtp_draft(mtp, seq_id, 1, parent.ctypes.data, parent.ctypes.data, 0.0, token.ctypes.data, None, None, None)
+        == native.INVALID
     )
     assert b.n_past() == len(PROMPT)
 

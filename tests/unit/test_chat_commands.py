@@ -173,7 +173,7 @@ def test_figures_are_those_of_the_answer_that_is_there(chat: Chat) -> None:
 
 def test_plain_decoding_has_one_token_a_step(chat: Chat) -> None:
     """The first token is of the prompt's pass, the end of an answer takes a step of its own."""
-    chat.monkeypatch.setattr(FakeSession, "draft", lambda self, shape: DraftTree(shape, (0,) * shape.n_nodes))
+    chat.monkeypatch.setattr(FakeSession, "draft", lambda self, shape, least: DraftTree(shape, (0,) * shape.n_nodes))
     result = chat(["some words"], "Hi", "/stats", options=["--policy", "chain:1"])
     assert "1.00 tokens/step, 0 % accepted" in result.stderr
 

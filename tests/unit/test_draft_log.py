@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import fakes
@@ -65,7 +66,7 @@ class Drafting(fakes.FakeSession):
         super().__init__([tokens[:-1] if log.ended else tokens])
         self._log = log
 
-    def draft(self, shape: TreeShape) -> DraftTree:
+    def draft(self, shape: TreeShape, least: float = -math.inf) -> DraftTree:
         spine = self._log.combs[self._n_emitted, :, 0].tolist()
         return DraftTree(shape, (int(self._log.tokens[self._n_emitted]), *spine[: shape.max_depth]))
 

@@ -27,7 +27,7 @@ SMALL = PassCost(target=490_000_000, level=11_500_000, row=840)
 def after(vocab: DraftVocab, tokens: list[int], depth: int = 3, accepted: int = 2) -> int:
     """The size in use once the tokens came by in steps of three."""
     for i in range(0, len(tokens), 3):
-        vocab.observe_draft(accepted, depth)
+        vocab.observe_draft(accepted, depth, depth)
         vocab.observe(tokens[i : i + 3])
         vocab.due(depth)
     return vocab.size
@@ -81,7 +81,7 @@ def test_drafts_that_are_declined_need_fewer_rows() -> None:
         vocab = DraftVocab(N_VOCAB, N_TAIL, SMALL)
         rng = np.random.default_rng(2)
         for i, token in enumerate(np.where(rng.random(900) < 0.25, 50_000, 100).tolist()):
-            vocab.observe_draft(*steps[i % len(steps)])
+            vocab.observe_draft(*steps[i % len(steps)], 8)
             vocab.observe([token])
             vocab.due(8)
         sizes.append(vocab.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -86,7 +87,7 @@ class RandomEngine:
         others.insert(random.Random(hash((self.seed, *prefix))).choice([0, 0, 0, 1, 2]), right)
         return others
 
-    def draft(self, shape: TreeShape) -> DraftTree:
+    def draft(self, shape: TreeShape, least: float = -math.inf) -> DraftTree:
         assert len(self.seen) == len(self.committed) + 1, "the drafter has caught up"
         tokens = [self.seen[-1]]
         prefixes = [list(self.seen)]

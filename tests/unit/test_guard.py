@@ -319,6 +319,25 @@ def observed(guard: Guard, tokens: Sequence[int], path: Sequence[int], n_past: i
     guard.plan(Evidence(n_past, 0))
     drafted = tree(tokens)
     guard.learn(replace(Outcome(drafted, drafted, tuple(path), 0.1, 20.0, 20.1), **values))
+    guard._compare_all()
+
+
+def test_steps_compared_together_come_to_the_same() -> None:
+    """The end of a text comes between two of them."""
+    one_by_one, together = (Guard(Stubborn(TreeShape.chain(2))) for _ in range(2))
+    for guard in (one_by_one, together):
+        guard.calibrated(Profile(FLAT))
+        n_past = 10
+        for i in range(11):
+            drafted, path = tree((5, 6, 7)), (0, 1, 2)[: 1 + i % 3]
+            guard.plan(Evidence(n_past, 0))
+            guard.learn(Outcome(drafted, drafted, path, 0.1, 20.0, 20.1))
+            n_past += len(path) if i != 4 else 100
+            if guard is one_by_one:
+                guard._compare_all()
+        guard._compare_all()
+    assert (together._others._n, together._others._open) == (one_by_one._others._n, one_by_one._others._open)
+    assert together._others._mean == pytest.approx(one_by_one._others._mean, abs=0.1)
 
 
 def test_another_text_does_not_continue_a_chain() -> None:
