@@ -169,18 +169,36 @@ def _digest_of(directory: Path) -> str:
     return digest.hexdigest()
 
 
+# As llama.cpp lists them, the widest first.
+_VECTOR_UNITS = {"AVX512_VNNI": "AVX-512 VNNI", "AVX512": "AVX-512", "AVX2": "AVX2", "SVE": "SVE", "NEON": "NEON"}
+
+
 @lru_cache(maxsize=1)
 def device_name() -> str:
-    """The device that computes, as ggml describes it: the first GPU that the engine sees, else the CPU."""
-    lib = load().llama_cpp._lib
+    """The device that computes, as ggml describes it: the first GPU that the engine sees, else the CPU.
+
+    Processors of one name differ in their vector units, and passes of several nodes take twice as long on some: the widest one
+    that the engine was built for is part of the name.
+    """
+    llama = load()
+    lib = llama.llama_cpp._lib
     by_type, describe = lib.ggml_backend_dev_by_type, lib.ggml_backend_dev_description
     by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
     describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     for device_type in (_DEVICE_TYPE_GPU, _DEVICE_TYPE_IGPU, _DEVICE_TYPE_CPU):
         device = by_type(device_type)
-        if device:
-            return str(describe(device).decode())
+        if not device:
+            continue
+        name = str(describe(device).decode())
+        if device_type == _DEVICE_TYPE_CPU and (unit := vector_unit(llama.llama_print_system_info().decode())):
+            name += f", {unit}"
+        return name
     return "unknown"
+
+
+def vector_unit(system_info: str) -> str | None:
+    """The widest vector unit among the features that llama.cpp lists, as "AVX2 = 1"; None where none is known here."""
+    return next((name for feature, name in _VECTOR_UNITS.items() if f" {feature} = 1 " in f" {system_info} "), None)
 
 
 def gpus() -> list[Gpu]:

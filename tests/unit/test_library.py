@@ -5,6 +5,7 @@
 | recorded | a build that is known by anything else than its record |
 | not recorded | two builds that count as one, or one build that counts as another when it is copied or linked to |
 | keys | profiles of one build that are used with another |
+| vector units | processors that differ by a factor of two and have one name |
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fakes import FakeSession
 
 from entmtp_local.calibration.calibrate import key_of
 from entmtp_local.native import library
-from entmtp_local.native.library import build_of, library_file
+from entmtp_local.native.library import build_of, library_file, vector_unit
 from entmtp_local.native.session import SessionOptions
 
 RECORD = {"source_sha256": "a" * 64, "patches_sha256": "b" * 64, "backend": "cuda"}
@@ -77,3 +78,21 @@ def test_keys_of_such_builds_differ(engine: Path, tmp_path: Path) -> None:
         keys.add(key_of(session, options).engine)  # type: ignore[arg-type]
     session.engine_info = RECORD
     assert len(keys) == 2 and key_of(session, options).engine == f"{'a' * 16} {'b' * 16} cuda"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("features", "unit"),
+    [
+        (
+            "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | AVX512 = 1 | AVX512_VBMI = 1 | AVX512_VNNI = 1 | OPENMP = 1 |",
+            "AVX-512 VNNI",
+        ),
+        ("CPU : AVX = 1 | AVX2 = 1 | FMA = 1 | AVX512 = 1 | LLAMAFILE = 1 | ", "AVX-512"),
+        ("CUDA : ARCHS = 860 | CPU : AVX = 1 | AVX2 = 1", "AVX2"),
+        ("CPU : NEON = 1 | ARM_FMA = 1 | DOTPROD = 1", "NEON"),
+        ("CPU : AVX = 1 | AVX2 = 0", None),
+        ("", None),
+    ],
+)
+def test_the_vector_unit_is_part_of_what_a_processor_is_called(features: str, unit: str | None) -> None:
+    assert vector_unit(features) == unit
