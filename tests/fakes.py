@@ -48,6 +48,18 @@ def encode(text: str, *, parse_special: bool = True) -> list[int]:
     return ids
 
 
+def stopped(shape: TreeShape, logp: Sequence[float], least: float) -> TreeShape:
+    """The levels of a tree that an engine drafts: behind the first one that continues no path likely enough, there is none."""
+    paths, depth = [0.0], 1
+    for node in range(1, shape.n_nodes):
+        paths.append(paths[shape.parents[node]] + float(logp[node]))
+    while depth < shape.max_depth and any(
+        shape.depths[node] == depth and shape.children[node] and paths[node] >= least for node in range(shape.n_nodes)
+    ):
+        depth += 1
+    return shape.upto(depth)
+
+
 class FakeSampler:
     """Counts what is asked of it; the script chooses the tokens."""
 

@@ -253,8 +253,9 @@ class Comparison:
         self._n += 1
         weight = max(1 / _WINDOW, 1 / self._n)
         for n, price in enumerate(prices):
-            # of a chain that is longer than what was drafted nothing is known: it counts as no better
-            more = 1 + min(n, n_right) - price - gained if price is not None and n <= length else 0.0
+            # where all that was drafted was right, nothing is known of a longer chain: it counts as no better
+            known = n <= length or n_right < length
+            more = 1 + min(n, n_right) - price - gained if price is not None and known else 0.0
             self._mean[n] += weight * (more - self._mean[n])
             self._square[n] += weight * (more * more - self._square[n])
 

@@ -23,18 +23,13 @@ _INTERRUPTED = 2.0  # times the seconds that were expected: more is something el
 _WIDTH, _N_RANGES, _PRIOR = 1 / 3, 15, 4.0
 _EDGES = [-_WIDTH * i for i in range(_N_RANGES, 0, -1)]  # lower edges of all but the first, ascending
 _NEXT = 0.7  # chance of the best token of a level, where the one before it is accepted
-_LOWER = 1  # ranges further down, where levels are looked at
+_AT_REST = _N_RANGES - 7  # the last range below which levels are looked at where nothing is drafted: paths of one in ten
 
 
 class Levels:
-    """What drafts bring and take, tokens and seconds averaged apart, so that both can be weighed at the rate of today.
+    """What drafts bring and take, tokens and seconds averaged apart, so that both can be weighed at the rate of today."""
 
-    Args:
-        depth: levels at most.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
+    def __init__(self) -> None:
         # [i]: tokens and seconds of one more level, and of those that followed it, below a path of range i
         self._gains, self._prices, self._seen = [0.0] * (_N_RANGES + 1), [0.0] * (_N_RANGES + 1), [0] * (_N_RANGES + 1)
         # of all levels that are worth it: tokens, seconds of verifying them, and how many they are
@@ -50,7 +45,10 @@ class Levels:
         Args:
             explores: look at some that seem not to pay.
         """
-        lowest = self._lowest - (_LOWER if explores else 0)
+        lowest = self._lowest
+        if explores:
+            # at rest nothing else tells of deeper levels
+            lowest = lowest - 1 if self.pays else min(lowest - 1, _AT_REST)
         return -inf if lowest <= 0 else inf if lowest > _N_RANGES else _EDGES[lowest - 1]
 
     def expect(self, n_tokens: float, seconds: float, n_levels: int) -> None:
@@ -65,6 +63,7 @@ class Levels:
     def fade(self) -> None:
         """Let what was seen, perhaps of another text, count no more than what is seen next."""
         self._n_looks = min(self._n_looks, _EXPECTED)
+        self._seen = [min(n, _EXPECTED) for n in self._seen]
         self._n_steps = 0
 
     def look(self, values: list[float], spine: Sequence[float], width: int, rate: float, cost: CostModel) -> int:

@@ -23,10 +23,11 @@ class Looks:
         self._going = 0.0  # the same without its first step, which is the dear one
         self._until_plain, self._plain_left, self._until_unwanted = _FIRST_PLAIN, 0, _UNWANTED[0]
 
-    def at_drafts(self, at_rest: bool) -> bool:
+    def at_drafts(self, at_rest: bool, wanted: bool = True) -> bool:
         """Whether the step under way looks at drafts.
 
         Args:
+            wanted: whether there is more to be looked at than what is drafted anyway.
             at_rest: nothing is drafted otherwise. The first draft then feeds the head all that has been accepted meanwhile, and
                 those that follow are cheap: they are taken in a row, and for as long as that is faster than to draft nothing.
         Returns: what `exploring` is then.
@@ -35,7 +36,7 @@ class Looks:
         if self._left > 0 or (self.exploring and at_rest and self._going <= 0):
             self._left -= 1
             return True
-        self.exploring = self._since >= _EXPLORE and self._saved >= self._price
+        self.exploring = wanted and self._since >= _EXPLORE and self._saved >= self._price
         if self.exploring:
             self._since, self._price, self._going = 0, 0.0, 0.0
             self._left = _RUN - 1 if at_rest else 0

@@ -88,6 +88,7 @@ class _Taken:
 
     outcome: Outcome
     choice: _Choice | None  # None where nothing was drafted
+    n_past: int  # tokens in the context
     explores: bool  # it looked at drafts
     rests: bool  # drafts seemed not to pay
 
@@ -115,9 +116,10 @@ class Throughput:
         self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        self._levels, self._looks = Levels(depth), Looks()
+        self._levels, self._looks = Levels(), Looks()
         self.least = -inf
         self._choice: _Choice | None = None  # of the step under way
+        self._n_past = 0  # tokens in the context before it
         self._untaken: list[_Taken] = []  # steps that were not learnt from yet
         self._n_learnt = 0
         self._drafted_last = False
@@ -197,8 +199,11 @@ class Throughput:
         self._choose()
 
     def plan(self, evidence: Evidence) -> TreeShape:
+        # of a step that failed before it could be learnt from
+        self._choice = None
         if self.cost is None:
             return chain(min(3, self._depth)).shape
+        self._n_past = evidence.n_past
         self.cost.at(evidence.n_past)
         if self._variant.extra:
             entropy = 1.0 if self._variant.constant or not self.needs_entropy else evidence.entropy
@@ -208,10 +213,10 @@ class Throughput:
         levels, looks = self._levels, self._looks
         if looks.at_plain_steps(levels.pays and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
-        explores = looks.at_drafts(not levels.pays)
+        explores = looks.at_drafts(not levels.pays, levels.least(True) < levels.least(False))
         if looks.begins and not levels.pays:
             levels.fade()
-        self.least = levels.least(explores and levels.pays)
+        self.least = levels.least(explores)
         return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
     def quiet(self) -> int:
@@ -295,21 +300,27 @@ class Throughput:
         if self.cost is None or outcome.verified.copied:
             return
         explores, rests = self._looks.exploring, not self._levels.pays
-        self._untaken.append(_Taken(outcome, choice, explores, rests))
+        self._accepted += 0.1 * (len(outcome.path) - 1 - self._accepted)
+        self._untaken.append(_Taken(outcome, choice, self._n_past, explores, rests))
         if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) >= _TOGETHER:
             self._take_all()
 
     def _take_all(self) -> None:
         """Learn from the steps that have not been learnt from."""
         steps, self._untaken = self._untaken, []
+        cost = self.cost
+        assert cost is not None
         seen = []
         for step in steps:
+            # another text may have begun since
+            cost.at(step.n_past)
             observes = step.explores or self._n_learnt < _FIRST_STEPS or self._n_learnt % self._interval == 0
             n_worth = 0
             if step.choice is not None and observes:
                 n_worth = self._look(step.choice, step.outcome.drafted)
                 seen.append(step)
             self._take(step, n_worth)
+        cost.at(self._n_past)
         if seen:
             self._choose()
         if self._variant.learns:
@@ -353,7 +364,6 @@ class Throughput:
             if step.choice is not None:
                 self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
         self._drafted_last = n_levels > 0
-        self._accepted += 0.1 * (n_tokens - 1 - self._accepted)
         self._average(1, n_tokens, taken)
 
     def _calibrate(self, steps: Sequence[_Taken]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes import stopped
 
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.guard import Comparison, Guard
@@ -85,8 +86,9 @@ class Run:
         if isinstance(policy, Guard):
             self.aside.append(policy.aside)
         logp = np.log([1.0, *(max(0.01, chance if rank == 0 else (1 - chance) * 0.2) for rank in shape.ranks[1:])])
+        shape = stopped(shape, logp.tolist(), policy.least)
         # a drafted token is its rank
-        tree = DraftTree(shape, (self.pending, *shape.ranks[1:].tolist()), logp.astype(np.float32))
+        tree = DraftTree(shape, (self.pending, *shape.ranks[1:].tolist()), logp[: shape.n_nodes].astype(np.float32))
         verified = policy.select(tree) if shape.n_nodes > 1 else tree
         if self.copied and self.n_steps % self.copied == 0:
             verified = tree = DraftTree(TreeShape.chain(2), (self.pending, OTHER, OTHER), copied=frozenset((1, 2)))
@@ -301,8 +303,12 @@ def test_chains_are_judged_by_the_tokens_that_follow() -> None:
 
 def test_what_is_longer_than_what_was_drafted_counts_as_no_better() -> None:
     found = Comparison(3)
-    found.add(tree((1, 2)), [1, 9], 0.25, [1.0, 1.0, 1.0, 1.0])
-    assert found._mean == pytest.approx([-0.25, -0.25, 0.0, 0.0])
+    found.add(tree((0, 1, 2)), [0, 1, 2, 9], 0.25, [1.0, 1.0, 1.0, 1.0])
+    assert found._mean == pytest.approx([-0.25, 0.75, 1.75, 0.0])
+    # wrong before it ended: so would a longer one have been
+    found = Comparison(3)
+    found.add(tree((0, 1, 2)), [0, 1, 9], 0.25, [1.0, 1.0, 1.0, 1.0])
+    assert found._mean == pytest.approx([-0.25, 0.75, 0.75, 0.75])
 
 
 def test_a_difference_has_to_be_sure() -> None:

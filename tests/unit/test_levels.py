@@ -6,6 +6,7 @@
 | dearer levels | a bound that does not follow what levels cost |
 | bounds | free levels that are stopped; levels that never pay and are drafted |
 | looking | a bound that, once too high, hides what it would take to lower it |
+| at rest | drafts that are never begun again, because one level alone does not pay |
 | beginning, giving up | drafts that are not begun where they pay, or go on where they do not |
 | first levels | nodes numbered otherwise than in the whole tree |
 | replay | a replay that stops elsewhere than the engine does |
@@ -18,6 +19,7 @@ from math import exp, inf, log
 
 import numpy as np
 import pytest
+from fakes import stopped
 
 from entmtp_local.calibration.replay import ReplayEngine
 from entmtp_local.calibration.wide_log import LoggedText, WideLog
@@ -53,7 +55,7 @@ def break_even(level: float, chance: float) -> float:
 @pytest.mark.parametrize("chance", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize("level", [0.03, 0.1, 0.3])
 def test_levels_go_on_down_to_where_they_pay(level: float, chance: float) -> None:
-    levels = Levels(DEPTH)
+    levels = Levels()
     settle(levels, costs(level), chance, explores=True)
     found = exp(levels.least(False))
     # ranges are a third of a nat, and the next level is looked at from one range further down
@@ -63,14 +65,14 @@ def test_levels_go_on_down_to_where_they_pay(level: float, chance: float) -> Non
 def test_dearer_levels_ask_for_likelier_paths() -> None:
     found = []
     for level in (0.01, 0.03, 0.1, 0.3, 0.6):
-        levels = Levels(DEPTH)
+        levels = Levels()
         settle(levels, costs(level), 0.7, explores=True)
         found.append(levels.least(False))
     assert found == sorted(found) and found[0] < found[-1]
 
 
 def test_free_levels_are_all_drafted_and_hopeless_ones_never() -> None:
-    levels = Levels(DEPTH)
+    levels = Levels()
     assert levels.least(False) == -inf, "nothing is known yet"
     settle(levels, CostModel(CostTable(dict.fromkeys(SIZES, 1.0), level={1: 1e-9})), 0.9)
     assert levels.least(False) == -inf
@@ -80,7 +82,7 @@ def test_free_levels_are_all_drafted_and_hopeless_ones_never() -> None:
 
 def test_what_is_not_drafted_is_looked_at_now_and_then() -> None:
     """A head that becomes better: the bound that was right for the worse one is given up."""
-    levels, cost = Levels(DEPTH), costs(0.1)
+    levels, cost = Levels(), costs(0.1)
     settle(levels, cost, 0.3, explores=True)
     before = levels.least(False)
     assert levels.least(True) < before
@@ -88,10 +90,34 @@ def test_what_is_not_drafted_is_looked_at_now_and_then() -> None:
     assert levels.least(False) < before
 
 
+@pytest.mark.parametrize(("node", "fixed"), [(0.2, 0.6), (0.3, 0.4)])
+def test_at_rest_deeper_levels_are_looked_at(node: float, fixed: float) -> None:
+    """One level alone does not pay for what drafting takes, and four do; the text before was another."""
+    levels, cost = Levels(), CostModel(CostTable({n: 1.0 + node * n for n in SIZES}, level={1: 0.1}))
+    rng = random.Random(0)
+
+    def decode(chance: float, n: int) -> None:
+        """The head says 0.9, and the chances are what has been seen of that."""
+        for _ in range(n):
+            explores, spine, values = not levels.pays, [], [1.0]
+            if explores:
+                levels.fade()
+            while len(spine) < DEPTH and (not spine or spine[-1] >= levels.least(explores)):
+                values.append(values[-1] * min(0.99, rng.gauss(chance, 0.05)))
+                spine.append(log(0.9) * len(values))
+            levels.look(values, spine, 1, RATE, cost)
+            levels.choose(RATE, 1.0, cost, lambda n_levels: fixed + n_levels * cost.level_seconds)
+
+    decode(0.3, 400)
+    assert not levels.pays
+    decode(0.85, 200)
+    assert levels.pays
+
+
 @pytest.mark.parametrize(("chance", "pays"), [(0.02, False), (0.6, True)])
 def test_drafts_are_given_up_and_begun(chance: float, pays: bool) -> None:
     for begins in ((3.0, 0.03, 4), (0.0, 0.0, 0)):
-        levels, cost = Levels(DEPTH), costs(0.1)
+        levels, cost = Levels(), costs(0.1)
         levels.expect(*begins)
         settle(levels, cost, chance)
         assert levels.pays is pays
@@ -99,7 +125,7 @@ def test_drafts_are_given_up_and_begun(chance: float, pays: bool) -> None:
 
 def test_what_calibration_saw_is_where_it_begins() -> None:
     for n_tokens, pays in ((1.0, True), (0.1, False)):
-        levels, cost = Levels(DEPTH), costs(0.1)
+        levels, cost = Levels(), costs(0.1)
         levels.expect(n_tokens, 2 * NODE, 2)
         levels.choose(RATE, 1.0, cost, lambda n_levels: 0.1 * n_levels)
         assert levels.pays is pays
@@ -131,16 +157,9 @@ def test_a_replay_stops_where_the_engine_does(seed: int) -> None:
     entropies = np.zeros((1, n), np.float32)
     text = LoggedText("", 1, np.zeros(2, np.int32), False, np.zeros(2, np.float32), np.zeros((1, n), np.int32), logp, entropies)
     engine = ReplayEngine(WideLog(shape, {}, [text]), CostTable({1: 1.0}, draft_fixed=0.5, level={1: 1.0, 2: 1.0, 3: 1.0}))
-    paths = [0.0]
-    for node in range(1, n):
-        paths.append(paths[shape.parents[node]] + float(logp[0, node]))
     for least in (-inf, -4.0, -3.0, -2.0, -1.0, -0.5, 0.0):
         engine.begin(text)
-        depth = 1
-        while depth < shape.max_depth and any(
-            shape.depths[node] == depth and shape.children[node] and paths[node] >= least for node in range(n)
-        ):
-            depth += 1
+        depth = stopped(shape, logp[0].tolist(), least).max_depth
         before = engine.seconds
         assert engine.draft(shape, least).shape.max_depth == depth
         assert engine.seconds - before == pytest.approx(0.5 + depth), "what is not drafted is not paid for"

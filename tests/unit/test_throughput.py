@@ -26,6 +26,7 @@ from math import inf
 
 import numpy as np
 import pytest
+from fakes import stopped
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostModel, CostTable, without_interruptions
@@ -147,11 +148,6 @@ def test_a_higher_rate_never_asks_for_more_nodes(seed: int) -> None:
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
 
 
-def continued(shape: TreeShape, depth: int) -> list[int]:
-    """Nodes at a depth that have children."""
-    return [node for node in range(shape.n_nodes) if shape.depths[node] == depth and shape.children[node]]
-
-
 class Simulation:
     """A head whose best guess is right with a known chance, and a clock that advances by a table."""
 
@@ -169,12 +165,7 @@ class Simulation:
         said = min(0.98, max(0.02, self.rng.gauss(self.chance, 0.1)))
         others = (1 - said) * 0.3
         logp = np.log([1.0, *(said if rank == 0 else others / rank for rank in shape.ranks[1:])]).astype(np.float32)
-        paths = [0.0]
-        for node in range(1, shape.n_nodes):
-            paths.append(paths[shape.parents[node]] + float(logp[node]))
-        # the depths at which no node is both likely enough and continued
-        ends = [d for d in range(1, shape.max_depth) if max(paths[i] for i in continued(shape, d)) < least]
-        shape = shape.upto(min(ends, default=shape.max_depth))
+        shape = stopped(shape, logp, least)
         drafted = DraftTree(shape, tuple(map(int, shape.ranks)), logp[: shape.n_nodes])
         verified = policy.select(drafted)
 
@@ -260,6 +251,36 @@ def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     for _ in range(_TOGETHER):
         simulation.step(policy)
     assert policy.plan(EVIDENCE).max_depth == 0
+
+
+def test_a_step_that_failed_is_not_learnt_from() -> None:
+    """Its draft is not taken for that of the next step, which drafts nothing."""
+    policy, simulation = ready(CARD), Simulation(CARD, 0.6)
+    for _ in range(40):
+        simulation.step(policy)
+    shape = policy.plan(EVIDENCE)
+    policy.select(DraftTree(shape, (0,) * shape.n_nodes, np.full(shape.n_nodes, -0.1, dtype=np.float32)))
+    n_looks = policy._levels._n_looks + len(policy._untaken)
+    plain = DraftTree(TreeShape.chain(0), (0,))
+    for _ in range(_TOGETHER):
+        policy.plan(EVIDENCE)
+        policy.learn(Outcome(plain, plain, (0,), 0.0, CARD[1], CARD[1]))
+    assert policy._levels._n_looks <= n_looks
+
+
+@pytest.mark.parametrize(("before", "after"), [(100, 100_000), (100_000, 100)])
+def test_steps_are_held_against_the_costs_of_their_own_context(before: int, after: int) -> None:
+    policy, per_token = Throughput(), 3e-7
+    policy.calibrated(Profile(CostTable(CARD, per_token=per_token)))
+    assert policy.cost is not None
+    costs = list(policy.cost._base)
+    tree = DraftTree(TreeShape.chain(3), (0,) * 4, np.zeros(4, np.float32))
+    for n_past in (before, before, before, after, after):
+        for _ in range(_TOGETHER - 1):
+            policy.plan(Evidence(n_past, 0))
+            seconds = CARD[4] + per_token * n_past
+            policy.learn(Outcome(tree, policy.select(tree), (0,), 0.0, seconds, seconds))
+    assert policy.cost._base == pytest.approx(costs, rel=0.05)
 
 
 def test_it_begins_with_what_calibration_saw() -> None:
