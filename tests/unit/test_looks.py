@@ -3,6 +3,7 @@
 | test | failure it catches |
 |---|---|
 | at rest | looks of a single step, each as dear as a first draft; one that ends although it pays |
+| nothing new | looks at what is drafted anyway, whose steps the guard leaves out |
 | price | looks that take more than their share of the time |
 | plain steps | a look at drafts that goes on, uncharged, behind plain steps |
 """
@@ -34,6 +35,16 @@ def test_at_rest_drafts_are_taken_in_a_row_and_for_as_long_as_they_pay() -> None
     looks = Looks()
     begin(looks, False)
     assert not looks.at_drafts(False)
+
+
+def test_there_is_no_look_where_nothing_is_new() -> None:
+    looks = Looks()
+    for _ in range(200):
+        assert not looks.at_drafts(False, wanted=False)
+        looks.took(1.0, 0.0)
+    assert looks.at_drafts(False), "it is due as soon as there is"
+    looks.took(1.0, 0.1)
+    assert not looks.at_drafts(False, wanted=False) and not looks.exploring
 
 
 def test_looks_take_their_share_and_no_more() -> None:
