@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "POLICIES.md"
 
 @pytest.fixture(scope="module")
 def one_more() -> Any:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(code, str(PAGE), "exec"), names)
     return names["OneMore"]
