@@ -158,7 +158,7 @@ def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) ->
 def test_what_drafts_are_read_from_is_compared(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    monkeypatch.setattr(f"{__name__}.BRIEF", replace(BRIEF, head_seconds=0.5, n_tokens=40))
+    monkeypatch.setattr(f"{__name__}.BRIEF", replace(BRIEF, head_seconds=5.0, n_tokens=40))
     if large:
         # as if its vocabulary were worth cutting
         monkeypatch.setattr(draft_vocab, "_WORTH_CUTTING", 1024)
@@ -175,7 +175,7 @@ def test_what_drafts_are_read_from_is_compared(
             key,
             prompts,
             SamplingOptions(temp=0.8),
-            replace(BRIEF, head_seconds=0.5, n_tokens=40),
+            replace(BRIEF, head_seconds=5.0, n_tokens=40),
             lambda _, what: n_rows.append(opened.n_draft_vocab) if "text" in what else None,
             lambda: False,
         )
