@@ -171,7 +171,7 @@ def check_trees(
 def test_every_row_is_that_of_its_path(bench: Open, kind: str, cache: str) -> None:
     exact = EXACT.get(kind, EXACT_ELSEWHERE)
     most, every = (exact, exact) if cache == "f32" else (MOST, ALL)
-    # 6 on a processor with AVX2 alone; in F32, where every row is exact, there are none
+    # 6 were seen, on a processor with AVX2 alone; in F32, where every row is exact, there are none
     n_other_experts = 8 if kind in EXPERTS and cache == "f16" else 0
     seed = KINDS.index(kind)
     n_rows = check_trees(bench(kind), TREES, seed=seed, most=most, every=every, n_other_experts=n_other_experts, **CACHES[cache])
