@@ -26,7 +26,7 @@ from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
-from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed  # noqa: E402
+from scripts.reference.arms import N_CTX, Given, answer, n_tokens, per_step, prompts_of, speed  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
 
@@ -37,32 +37,6 @@ def quotes(n: int) -> list[tuple[str, str]]:
         text = (prompt.text or "")[:500]
         found.append((f"A file:\n\n{text}\n\nThe same file again:\n\n", text))
     return found[:n]
-
-
-class Script:
-    """Chooses given tokens, whatever the model's rows say."""
-
-    greedy = False
-    n_best = 0
-
-    def __init__(self, tokens: list[int]) -> None:
-        self._tokens = tokens
-
-    def sample(self, ctx: object, row: int) -> int:
-        self._i += 1
-        return self._tokens[self._i - 1]
-
-    def reset(self) -> None:
-        self._i = 0
-
-    def take(self, token: int) -> None:
-        raise NotImplementedError
-
-    def biased(self, row: Any) -> Any:
-        return row
-
-    def prime(self, tokens: object) -> None:
-        pass
 
 
 def main() -> None:
@@ -106,7 +80,7 @@ def main() -> None:
                 n = options.n if given is None else min(options.n, len(given))
                 for copying in (False, True) if i % 2 else (True, False):
                     sampling = SamplingOptions(temp=options.temp, seed=i)
-                    chooser = None if given is None else Script(given)
+                    chooser = None if given is None else Given(given)
                     copies = CopyDrafter() if copying else None
                     stats[copying].append(answer(session, ids, policy, sampling, n, copies=copies, chooser=chooser))
             row = summary(stats)

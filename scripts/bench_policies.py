@@ -2,8 +2,10 @@
 """Policies against each other and against plain decoding, on each workload: real decoding, the arms taking turns at every prompt.
 
 One session serves all arms, so that they differ in nothing else; policies that learn keep what they learnt from one prompt to the
-next. `off` here verifies the pending token alone, in the same session. The last line is one JSON object. All arms of a run accept
-by one rule: figures of typical acceptance, which changes the text's distribution, do not belong beside those of strict.
+next. `off` here verifies the pending token alone, in the same session. All arms decode the very text that plain decoding sampled:
+two texts of one prompt differ in how well they are drafted by more than policies do, and a tie of two logits is enough to make
+them differ. Typical acceptance, which changes the text's distribution, lets each arm write its own, and its figures do not belong
+beside those of strict. The last line is one JSON object.
 
 In a policy's name TASK stands for each workload. Calibration takes the last prompts of a workload, this script the first ones.
 
@@ -35,7 +37,7 @@ from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.profile import ALL, Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, parse_acceptance  # noqa: E402
-from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed, turned  # noqa: E402
+from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, plain_text, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
 
@@ -82,9 +84,10 @@ def main() -> None:
                     policy.calibrated(profile)
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):
+                sampling = SamplingOptions(temp=options.temp, seed=i)
+                text = plain_text(session, ids, sampling, options.n) if rule.lossless else None
                 for name in turned(list(policies), i):
-                    sampling = SamplingOptions(temp=options.temp, seed=i)
-                    stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule))
+                    stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule, text=text))
             rows = {name: figures(some) for name, some in stats.items()}
             for name, row in rows.items():
                 row["ratio"] = row["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]

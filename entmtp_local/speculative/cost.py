@@ -1,7 +1,8 @@
 """What passes cost: seconds of a verification by its number of nodes, and of drafts by level. Measured, then kept up to date.
 
-A verification's seconds are a staircase over its size. A step that takes longer or shorter moves its own size most and the others
-a little, because whatever makes one size dearer makes them all. Sizes that were not measured are never recommended.
+A verification's seconds are a staircase over its size. A step that takes longer or shorter moves its own size most; sizes that
+were not seen lately follow it, near ones more, because whatever makes one size dearer makes its neighbours so. Sizes that were
+not measured are never recommended.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, log2
 from typing import Any
 
 from entmtp_local.speculative.tree import TreeShape
 
 # Sizes of trees, the root included, that are measured and used: each has a graph of its own in the engine.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
-_OWN, _OTHERS = 0.1, 0.03  # weights of the newest step
+_OWN, _PACE = 0.1, 0.03  # weights of the newest step
+# And in sizes that were not seen for _STALE steps or more, by how many times larger or smaller they are.
+_OTHERS, _FAR = 0.06, 2.0
 _STALE, _MOST_OWN = 16, 0.5  # a size that was not seen for so many steps has twice the weight, and so on up to this
 _DRAFT = 0.05
 # A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
@@ -145,7 +148,9 @@ class CostModel:
         self.sizes = [size for size in sorted(table.verify) if size in SIZES]
         # a size that is far dearer than larger ones would not be tried, and so never be found to be as cheap
         plausible = without_interruptions({size: table.verify[size] for size in self.sizes})
-        self._base = [max(_LEAST, plausible[size]) for size in self.sizes]
+        self._table = [max(_LEAST, plausible[size]) for size in self.sizes]
+        self._base = list(self._table)
+        self._near = [[_OTHERS / (1 + _FAR * abs(log2(a / b))) for b in self.sizes] for a in self.sizes]
         self._per_token, self._past = table.per_token, 0.0
         self.seconds = list(self._base)
         self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
@@ -181,35 +186,50 @@ class CostModel:
         if taken is None:
             return
         change = seconds / known - 1
+        others = 1.0  # by how much all of them change at once
         if taken * _MOST < known:
             # nothing makes a pass that much faster by chance. All sizes follow: one that seems too dear is never tried again
-            own_factor = other_factor = taken / known
+            factor = others = pace = taken / known
         elif taken > _MOST * known:
             # the others are asked themselves: they seem cheap until then
-            own_factor, other_factor = taken / known, 1 + _OTHERS * (_MOST - 1)
+            factor, others = taken / known, 1 + _PACE * (_MOST - 1)
+            pace = others
+        elif change > 0 and self._n_own[own] == 0:
+            # the first pass of a size may have built its graph
+            factor = pace = 1.0
         else:
-            # what is not seen follows the others, which may have changed for reasons of their own
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            others = _OTHERS
             if change < 0:
-                # What was measured before the first step counts for one: what seems too dear is not used, and not seen. What
-                # seems too cheap is, and the first pass of a size may have built its graph.
-                first = 1 / (2 + self._n_own[own])
-                weight, others = max(weight, first), max(_OTHERS, _OTHERS / _OWN * first)
-            own_factor = 1 + in_a_row(weight, n) * change
+                # What was measured before the first step counts for one: what seems too dear is not used, and not seen.
+                weight = max(weight, 1 / (2 + self._n_own[own]))
+            factor = 1 + in_a_row(weight, n) * change
             # each of n would have found less of the change left than the one before
-            other_factor = 1 + others * change if n == 1 else own_factor ** (others / weight)
+            pace = 1 + _PACE * change if n == 1 else factor ** (_PACE / weight)
+            self._follow(own, (1 + change) * self._base[own] / self._table[own], n)
         self._n_seen += n
         self._n_own[own] += n
         self._last[own] = self._n_seen
-        self._base = [max(_LEAST, base * (own_factor if i == own else other_factor)) for i, base in enumerate(self._base)]
+        self._base = [max(_LEAST, base * (factor if i == own else others)) for i, base in enumerate(self._base)]
         if own == 0:
             self._plain = (self._base[0], self._pace)
         else:
-            self._pace *= other_factor
+            self._pace *= pace
             plain, pace = self._plain
             self._base[0] = max(_LEAST, plain * min(1.0, self._pace / pace))
         self.seconds = [base + self._past for base in self._base]
+
+    def _follow(self, own: int, ratio: float, n: int) -> None:
+        """Let sizes that were not seen lately take what one that was seen takes, as times of what was measured at first.
+
+        What is rarely used would otherwise keep what a single step of it happened to take. Plain steps are seen often enough, and
+        see `_plain`.
+        """
+        base, table, near = self._base, self._table, self._near[own]
+        for i in range(1, len(base)):
+            unseen = self._n_seen + n - self._last[i]
+            if i != own and unseen > 1:
+                weight = in_a_row(near[i] * min(1.0, unseen / _STALE), n)
+                base[i] += weight * (ratio * table[i] - base[i])
 
     def observe_draft(self, n_levels: int, seconds: float) -> None:
         """Count a draft of so many levels: whatever makes it dearer makes all of it dearer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from entmtp_local.bench import workloads
 from entmtp_local.engine import Stats, generate
@@ -19,6 +19,40 @@ from scripts.reference.measurement import Writer
 N_CTX = 2048
 
 Arm = TypeVar("Arm")
+
+
+class Given:
+    """Chooses given tokens, whatever the model's rows say.
+
+    Args:
+        tokens: the text.
+        sampler: is asked for every token all the same, so that a step takes what it takes.
+    """
+
+    greedy = False
+
+    def __init__(self, tokens: Sequence[int], sampler: TokenChooser | None = None) -> None:
+        self._tokens, self._sampler, self._i = tokens, sampler, 0
+        self.n_best = sampler.n_best if sampler is not None else 0
+
+    def sample(self, ctx: object, row: int) -> int:
+        if self._sampler is not None:
+            self._sampler.sample(ctx, row)
+        self._i += 1
+        return self._tokens[self._i - 1]
+
+    def reset(self) -> None:
+        self._i = 0
+
+    def take(self, token: int) -> None:
+        raise NotImplementedError
+
+    def biased(self, row: Any) -> Any:
+        return row
+
+    def prime(self, tokens: Sequence[int]) -> None:
+        if self._sampler is not None:
+            self._sampler.prime(tokens)
 
 
 def prompts_of(session: Session, model: Path, n: int) -> dict[str, list[list[int]]]:
@@ -37,14 +71,32 @@ def answer(
     rule: AcceptanceRule = STRICT,
     copies: CopyDrafter | None = None,
     chooser: TokenChooser | None = None,
+    text: Sequence[int] | None = None,
 ) -> Stats:
-    """Decode up to n tokens behind a prompt, on an empty context; `chooser` in place of the sampler, where given."""
+    """Decode up to n tokens behind a prompt, on an empty context.
+
+    Args:
+        chooser: in place of the sampler.
+        text: that is decoded, whatever is sampled.
+    """
     session.clear()
     with session.new_sampler(sampling) as sampler:
+        if text is not None:
+            chooser, n = Given(text, sampler), len(text)
         generation = generate(session, ids, policy=policy, rule=rule, sampler=chooser or sampler, max_tokens=n, copies=copies)
         for _ in generation:
             pass
     return generation.stats
+
+
+def plain_text(session: Session, ids: Sequence[int], sampling: SamplingOptions, n: int) -> list[int]:
+    """What plain decoding continues a prompt with, up to n tokens."""
+    session.clear()
+    with session.new_sampler(sampling) as sampler:
+        generation = generate(session, ids, sampler=sampler, max_tokens=n)
+        for _ in generation:
+            pass
+    return generation.tokens
 
 
 def n_tokens(stats: Sequence[Stats]) -> int:

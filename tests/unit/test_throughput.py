@@ -389,6 +389,33 @@ def test_costs() -> None:
     assert cost.level_seconds == 2e-3
 
 
+def test_a_size_that_is_rarely_used_follows_its_neighbours() -> None:
+    """One step of it met something else, and then it seemed too dear to be used again."""
+    cost = CostModel(CostTable(PROCESSOR))
+    for size in (4, 4):
+        cost.observe_verify(size, 2.5 * PROCESSOR[size])
+    found = dict(zip(cost.sizes, cost.seconds, strict=True))
+    assert found[4] > 1.1 * PROCESSOR[4]
+    # nodes take longer here than was measured, and fewer of them say so
+    for i in range(200):
+        size = (2, 3)[i % 2]
+        cost.observe_verify(size, (1.1, 1.2)[i % 2] * PROCESSOR[size])
+    found = dict(zip(cost.sizes, cost.seconds, strict=True))
+    assert found[2] == pytest.approx(1.1 * PROCESSOR[2], rel=0.01)
+    assert found[3] == pytest.approx(1.2 * PROCESSOR[3], rel=0.01)
+    for size in (4, 8, 16):
+        assert found[size] == pytest.approx(1.15 * PROCESSOR[size], rel=0.05)
+
+
+def test_the_first_pass_of_a_size_does_not_make_it_dear() -> None:
+    cost = CostModel(CostTable(PROCESSOR))
+    before = list(cost.seconds)
+    cost.observe_verify(4, 2.5 * PROCESSOR[4])
+    assert cost.seconds == before
+    cost.observe_verify(4, 1.5 * PROCESSOR[4])
+    assert cost.seconds != before
+
+
 def test_steps_told_together_say_of_others_what_they_say_one_by_one() -> None:
     """Plain steps become dearer and cheaper again, which trees are not to drift by."""
     single, together = (CostModel(CostTable(PROCESSOR)) for _ in range(2))
