@@ -49,6 +49,7 @@ def main() -> None:
         "--profile", type=Path, metavar="FILE", help="of `entmtp-local calibrate --out FILE`; default: a quick one"
     )
     parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
+    parser.add_argument("--tasks", nargs="+", choices=workloads.NAMES, default=workloads.NAMES, help="default: all workloads")
     parser.add_argument("--temp", type=float, default=0.8)
     parser.add_argument("--acceptance", choices=ACCEPTANCES, default=STRICT.name)
     parser.add_argument("-n", type=positive, default=128, help="tokens of each answer, at most")
@@ -77,6 +78,8 @@ def main() -> None:
         print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))
         print("tokens/s, ratio to the first policy, tokens per step, nodes per step, share of steps that draft nothing")
         for workload, prompts in prompts_of(session, options.model, options.prompts).items():
+            if workload not in options.tasks:
+                continue
             # a user's session is about one thing: what is learnt begins anew with each workload
             policies = {name: parse_policy(name.replace("TASK", workload)).within(session.limits) for name in options.policies}
             for policy in policies.values():
