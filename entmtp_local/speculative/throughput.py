@@ -349,7 +349,13 @@ class Throughput:
         taken = without_pause(outcome.seconds, self._seconds)
         beside = min(taken, outcome.seconds - outcome.draft_seconds - outcome.verify_seconds)
         known = self._beside[n_levels > 0]
-        self._beside[n_levels > 0] += _BESIDE * (beside - known) if known else beside
+        if not known:
+            self._beside[n_levels > 0] = beside
+        elif n_levels:
+            self._beside[1] += _BESIDE * (beside - known)
+        else:
+            # such a step among others is scheduled as they are; at rest, where `rested` tells of it, less is to be done
+            self._beside[0] = min(known, beside)
         price = 0.0
         if step.explores and step.rests:
             price = taken - n_tokens / self.plain_rate

@@ -241,6 +241,20 @@ def test_plain_steps_that_seemed_too_dear_are_found_out() -> None:
     assert policy.plain_rate == pytest.approx(plain, rel=0.03)
 
 
+def test_what_scheduling_takes_beside_a_look_at_plain_steps_is_not_theirs() -> None:
+    """Among drafts a plain step is planned and learnt from as they are; in a row of plain steps next to none of that is done."""
+    policy, beside = ready(CARD), 1e-5
+    policy.rested(32, 32 * (CARD[1] + beside), 32 * CARD[1])
+    plain, tree = (DraftTree(TreeShape.chain(n), (0,) * (n + 1), np.zeros(n + 1, np.float32)) for n in (0, 3))
+    for _ in range(20):
+        for drafted in (tree, plain, plain, plain, plain):
+            policy.plan(EVIDENCE)
+            verified = policy.select(drafted)
+            seconds = CARD[verified.shape.n_nodes]
+            policy.learn(Outcome(drafted, verified, (0,), 0.0, seconds, seconds + 4e-3))
+    assert policy.plain_overhead <= 1.1 * beside
+
+
 def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     """A clock that none of the model's parts accounts for: no part says so, and the sum does."""
     policy, simulation = ready(CARD), Simulation(CARD, 0.6)
