@@ -26,7 +26,7 @@ from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
 from entmtp_local.speculative.copying import MAX_COPIED, CopyDrafter  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
-from scripts.reference.arms import N_CTX, Given, answer, n_tokens, per_step, prompts_of, speed  # noqa: E402
+from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, prompts_of, speed  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
 
 
@@ -77,12 +77,11 @@ def main() -> None:
         for workload, prompts in jobs.items():
             stats: dict[bool, list[Stats]] = {False: [], True: []}
             for i, (ids, given) in enumerate(prompts):
-                n = options.n if given is None else min(options.n, len(given))
+                text = None if given is None else given[: options.n]
                 for copying in (False, True) if i % 2 else (True, False):
                     sampling = SamplingOptions(temp=options.temp, seed=i)
-                    chooser = None if given is None else Given(given)
                     copies = CopyDrafter() if copying else None
-                    stats[copying].append(answer(session, ids, policy, sampling, n, copies=copies, chooser=chooser))
+                    stats[copying].append(answer(session, ids, policy, sampling, options.n, copies=copies, text=text))
             row = summary(stats)
             report["workloads"][workload] = row
             print(

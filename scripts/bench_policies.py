@@ -66,6 +66,7 @@ def main() -> None:
         max_nodes=max(policy.max_nodes for policy in policies.values()),
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp}
+    report |= {"n": options.n, "prompts": options.prompts, "text": "of plain decoding" if rule.lossless else "each its own"}
     report |= {"acceptance": rule.name, "lossless": rule.lossless, "workloads": {}}
     if not rule.lossless:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")

@@ -18,9 +18,10 @@ from entmtp_local.speculative.tree import TreeShape
 
 # Sizes of trees, the root included, that are measured and used: each has a graph of its own in the engine.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
-_OWN, _PACE = 0.1, 0.03  # weights of the newest step
-# And in sizes that were not seen for _STALE steps or more, by how many times larger or smaller they are.
+_OWN, _ALL = 0.1, 0.03  # weights of the newest step
+# In a size that was not seen for _STALE steps or more; in one that was, in proportion, and _FAR tells how much less per doubling.
 _OTHERS, _FAR = 0.06, 2.0
+_TABLE = 0.02  # in what sizes are taken to cost beside each other
 _STALE, _MOST_OWN = 16, 0.5  # a size that was not seen for so many steps has twice the weight, and so on up to this
 _DRAFT = 0.05
 # A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
@@ -156,9 +157,10 @@ class CostModel:
         self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
         # passes, and of each size the newest one and how many
         self._n_seen, self._last, self._n_own = 0, [0] * len(self.sizes), [0] * len(self.sizes)
-        # how much dearer trees have become, and what plain steps took when they were last seen, at the pace of then. They are not
-        # believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would be
-        self._pace, self._plain = 1.0, (self._base[0], 1.0)
+        # times what trees took at first, lately; and what plain steps took when they were last seen, and the times of then. They
+        # are not believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would
+        self._times, self._plain = 1.0, (self._base[0], 1.0)
+        self._built = {1}  # sizes of which a pass was seen
         # by size, 0 for drafts: what was taken for interruptions since the last time that was none
         self._strange: dict[int, list[float]] = {}
 
@@ -182,54 +184,55 @@ class CostModel:
             return
         own = self.sizes.index(n_nodes)
         known, seconds = self.seconds[own], max(_LEAST, seconds)
+        if n_nodes not in self._built:
+            self._built.add(n_nodes)
+            if seconds > known:
+                # it may have built its graph
+                return
         taken = self._believed(n_nodes, known, seconds)
         if taken is None:
             return
-        change = seconds / known - 1
-        others = 1.0  # by how much all of them change at once
+        factor, others = taken / known, 1.0  # by how much the own size changes, and all others
         if taken * _MOST < known:
             # nothing makes a pass that much faster by chance. All sizes follow: one that seems too dear is never tried again
-            factor = others = pace = taken / known
+            others = factor
         elif taken > _MOST * known:
             # the others are asked themselves: they seem cheap until then
-            factor, others = taken / known, 1 + _PACE * (_MOST - 1)
-            pace = others
-        elif change > 0 and self._n_own[own] == 0:
-            # the first pass of a size may have built its graph
-            factor = pace = 1.0
+            others = 1 + _ALL * (_MOST - 1)
         else:
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            if change < 0:
+            if taken < known:
                 # What was measured before the first step counts for one: what seems too dear is not used, and not seen.
                 weight = max(weight, 1 / (2 + self._n_own[own]))
-            factor = 1 + in_a_row(weight, n) * change
-            # each of n would have found less of the change left than the one before
-            pace = 1 + _PACE * change if n == 1 else factor ** (_PACE / weight)
-            self._follow(own, (1 + change) * self._base[own] / self._table[own], n)
+            if own:
+                self._follow(own, factor * self._base[own] / self._table[own])
+            factor = 1 + in_a_row(weight, n) * (factor - 1)
         self._n_seen += n
         self._n_own[own] += n
         self._last[own] = self._n_seen
         self._base = [max(_LEAST, base * (factor if i == own else others)) for i, base in enumerate(self._base)]
+        self._times *= others
         if own == 0:
-            self._plain = (self._base[0], self._pace)
+            self._plain = (self._base[0], self._times)
         else:
-            self._pace *= pace
-            plain, pace = self._plain
-            self._base[0] = max(_LEAST, plain * min(1.0, self._pace / pace))
+            plain, times = self._plain
+            self._base[0] = max(_LEAST, plain * min(1.0, self._times / times))
         self.seconds = [base + self._past for base in self._base]
 
-    def _follow(self, own: int, ratio: float, n: int) -> None:
-        """Let sizes that were not seen lately take what one that was seen takes, as times of what was measured at first.
+    def _follow(self, own: int, times: float) -> None:
+        """Let trees of sizes that were not seen lately take what one that was seen takes, as times of the table.
 
-        What is rarely used would otherwise keep what a single step of it happened to take. Plain steps are seen often enough, and
-        see `_plain`.
+        What is rarely used would otherwise keep what a single step of it happened to take. Plain steps say little of what a node
+        more takes, and follow by `_times` alone.
         """
         base, table, near = self._base, self._table, self._near[own]
         for i in range(1, len(base)):
-            unseen = self._n_seen + n - self._last[i]
+            unseen = self._n_seen + 1 - self._last[i]
             if i != own and unseen > 1:
-                weight = in_a_row(near[i] * min(1.0, unseen / _STALE), n)
-                base[i] += weight * (ratio * table[i] - base[i])
+                base[i] += near[i] * min(1.0, unseen / _STALE) * (times * table[i] - base[i])
+        self._times += _ALL * (times - self._times)
+        # a size that is always dearer than the table has it, beside the others, is dearer
+        table[own] *= 1 + _TABLE * (times / self._times - 1)
 
     def observe_draft(self, n_levels: int, seconds: float) -> None:
         """Count a draft of so many levels: whatever makes it dearer makes all of it dearer."""

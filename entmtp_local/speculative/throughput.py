@@ -37,6 +37,7 @@ _WEIGHT = 1 / 64  # of the newest step in the averages
 _TOGETHER = 4
 _LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
 _BESIDE = 0.1  # and in what steps take beside draft and verification
+_BESIDE_AMONG_DRAFTS = 0.01  # of plain steps there, where that is more than what is known
 _MAX_SHAPES = 4096
 
 
@@ -347,15 +348,13 @@ class Throughput:
             # the first plain steps after drafts take longer than those that follow them
             cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         taken = without_pause(outcome.seconds, self._seconds)
-        beside = min(taken, outcome.seconds - outcome.draft_seconds - outcome.verify_seconds)
-        known = self._beside[n_levels > 0]
-        if not known:
-            self._beside[n_levels > 0] = beside
-        elif n_levels:
-            self._beside[1] += _BESIDE * (beside - known)
-        else:
-            # such a step among others is scheduled as they are; at rest, where `rested` tells of it, less is to be done
-            self._beside[0] = min(known, beside)
+        beside = max(0.0, min(taken, outcome.seconds - outcome.draft_seconds - outcome.verify_seconds))
+        drafts = n_levels > 0
+        known, weight = self._beside[drafts], _BESIDE
+        if not drafts and not step.rests:
+            # among drafts a plain step is scheduled as they are; at rest less is to be done
+            weight = 1.0 if beside < known else _BESIDE_AMONG_DRAFTS
+        self._beside[drafts] += weight * (beside - known) if known else beside
         price = 0.0
         if step.explores and step.rests:
             price = taken - n_tokens / self.plain_rate

@@ -26,18 +26,18 @@ class Given:
 
     Args:
         tokens: the text.
-        sampler: is asked for every token all the same, so that a step takes what it takes.
+        sampler: is asked for every token all the same, so that a step takes what it takes. A greedy one takes some microseconds
+            a token longer than where the engine is asked for all arg-maxes at once.
     """
 
     greedy = False
 
-    def __init__(self, tokens: Sequence[int], sampler: TokenChooser | None = None) -> None:
+    def __init__(self, tokens: Sequence[int], sampler: TokenChooser) -> None:
         self._tokens, self._sampler, self._i = tokens, sampler, 0
-        self.n_best = sampler.n_best if sampler is not None else 0
+        self.n_best = sampler.n_best
 
     def sample(self, ctx: object, row: int) -> int:
-        if self._sampler is not None:
-            self._sampler.sample(ctx, row)
+        self._sampler.sample(ctx, row)
         self._i += 1
         return self._tokens[self._i - 1]
 
@@ -51,8 +51,7 @@ class Given:
         return row
 
     def prime(self, tokens: Sequence[int]) -> None:
-        if self._sampler is not None:
-            self._sampler.prime(tokens)
+        self._sampler.prime(tokens)
 
 
 def prompts_of(session: Session, model: Path, n: int) -> dict[str, list[list[int]]]:
@@ -70,29 +69,27 @@ def answer(
     *,
     rule: AcceptanceRule = STRICT,
     copies: CopyDrafter | None = None,
-    chooser: TokenChooser | None = None,
     text: Sequence[int] | None = None,
 ) -> Stats:
     """Decode up to n tokens behind a prompt, on an empty context.
 
     Args:
-        chooser: in place of the sampler.
-        text: that is decoded, whatever is sampled.
+        text: that is decoded, whatever is sampled; `n` then counts for nothing.
     """
     session.clear()
     with session.new_sampler(sampling) as sampler:
-        if text is not None:
-            chooser, n = Given(text, sampler), len(text)
-        generation = generate(session, ids, policy=policy, rule=rule, sampler=chooser or sampler, max_tokens=n, copies=copies)
+        chooser = sampler if text is None else Given(text, sampler)
+        n = n if text is None else len(text)
+        generation = generate(session, ids, policy=policy, rule=rule, sampler=chooser, max_tokens=n, copies=copies)
         for _ in generation:
             pass
     return generation.stats
 
 
 def plain_text(session: Session, ids: Sequence[int], sampling: SamplingOptions, n: int) -> list[int]:
-    """What plain decoding continues a prompt with, up to n tokens."""
+    """What plain decoding continues a prompt with, up to n tokens. The draft vocabulary does not learn of it."""
     session.clear()
-    with session.new_sampler(sampling) as sampler:
+    with session.steady_draft_vocab(), session.new_sampler(sampling) as sampler:
         generation = generate(session, ids, sampler=sampler, max_tokens=n)
         for _ in generation:
             pass

@@ -242,17 +242,17 @@ def test_plain_steps_that_seemed_too_dear_are_found_out() -> None:
 
 
 def test_what_scheduling_takes_beside_a_look_at_plain_steps_is_not_theirs() -> None:
-    """Among drafts a plain step is planned and learnt from as they are; in a row of plain steps next to none of that is done."""
+    """Among drafts a plain step is scheduled as they are; in a row of plain steps next to nothing is to be done."""
     policy, beside = ready(CARD), 1e-5
     policy.rested(32, 32 * (CARD[1] + beside), 32 * CARD[1])
     plain, tree = (DraftTree(TreeShape.chain(n), (0,) * (n + 1), np.zeros(n + 1, np.float32)) for n in (0, 3))
-    for _ in range(20):
+    for _ in range(5):
         for drafted in (tree, plain, plain, plain, plain):
             policy.plan(EVIDENCE)
             verified = policy.select(drafted)
             seconds = CARD[verified.shape.n_nodes]
-            policy.learn(Outcome(drafted, verified, (0,), 0.0, seconds, seconds + 4e-3))
-    assert policy.plain_overhead <= 1.1 * beside
+            policy.learn(Outcome(drafted, verified, tuple(range(verified.shape.n_nodes)), 0.0, seconds, seconds + 4e-3))
+    assert policy.plain_overhead < 0.3 * 4e-3
 
 
 def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
@@ -419,6 +419,45 @@ def test_a_size_that_is_rarely_used_follows_its_neighbours() -> None:
     assert found[3] == pytest.approx(1.2 * PROCESSOR[3], rel=0.01)
     for size in (4, 8, 16):
         assert found[size] == pytest.approx(1.15 * PROCESSOR[size], rel=0.05)
+
+
+def test_what_many_steps_of_a_size_have_shown_is_not_forgotten() -> None:
+    """The table has one size a fifth too dear, which is found out; then others are in use for long."""
+    true = {size: 1e-3 * (10 + size) for size in SIZES}
+    cost = CostModel(CostTable({**true, 4: 1.2 * true[4]}))
+    for i in range(400):
+        size = (3, 4)[i % 2]
+        cost.observe_verify(size, true[size])
+    for i in range(200):
+        size = (3, 5)[i % 2]
+        cost.observe_verify(size, true[size])
+    found = dict(zip(cost.sizes, cost.seconds, strict=True))
+    assert found[4] == pytest.approx(true[4], rel=0.05)
+
+
+def test_trees_keep_what_they_cost_while_nothing_is_drafted() -> None:
+    """Plain steps that take what they took say nothing of nodes, which take longer than was measured."""
+    cost = CostModel(CostTable(PROCESSOR))
+    for i in range(300):
+        size = (2, 3, 4)[i % 3]
+        cost.observe_verify(size, 1.3 * PROCESSOR[size])
+    before = cost.seconds[1:]
+    for _ in range(50):
+        cost.observe_verify(1, PROCESSOR[1], 32)
+    assert cost.seconds[1:] == pytest.approx(before)
+    assert cost.seconds[0] == pytest.approx(PROCESSOR[1])
+
+
+def test_rare_sizes_do_not_make_plain_steps_seem_cheaper() -> None:
+    """A size that is below the table, among others that are above it, is no drift of all."""
+    cost = CostModel(CostTable(PROCESSOR))
+    cost.observe_verify(1, PROCESSOR[1], 32)
+    for i in range(2048):
+        size = 8 if i % 16 == 0 else 4
+        cost.observe_verify(size, (1.0 if size == 8 else 1.2) * PROCESSOR[size])
+    found = dict(zip(cost.sizes, cost.seconds, strict=True))
+    assert found[1] == pytest.approx(PROCESSOR[1], rel=0.03)
+    assert found[8] == pytest.approx(PROCESSOR[8], rel=0.03)
 
 
 def test_the_first_pass_of_a_size_does_not_make_it_dear() -> None:
