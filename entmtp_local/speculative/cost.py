@@ -23,6 +23,7 @@ _OWN, _ALL = 0.1, 0.03  # weights of the newest step
 _OTHERS, _FAR = 0.06, 2.0
 _TABLE = 0.02  # in what sizes are taken to cost beside each other
 _STALE, _MOST_OWN = 16, 0.5  # a size that was not seen for so many steps has twice the weight, and so on up to this
+_FOLLOWS = 1.15  # times what they took when they were last seen that plain steps are believed to take at most
 _DRAFT = 0.05
 # A pass of fewer nodes takes no more than this many times one of more nodes: staircases go down by less, interruptions by more.
 _STEEPEST = 1.3
@@ -157,8 +158,10 @@ class CostModel:
         self._fixed, self.level_seconds = (table.draft_fixed, table.level[1]) if table.level else (0.0, 0.0)
         # passes, and of each size the newest one and how many
         self._n_seen, self._last, self._n_own = 0, [0] * len(self.sizes), [0] * len(self.sizes)
-        # times what trees took at first, lately; and what plain steps took when they were last seen, and the times of then. They
-        # are not believed to have become dearer, too: that shows as soon as they are used, and if it were wrong, they never would
+        # times what trees took at first, lately; and what plain steps took when they were last seen, and the times of then. A
+        # machine is slower in some seconds than in others, by a sixth and for everything: were plain steps believed to be as
+        # fast as ever, drafts would be given up for it. What is dearer by more is so for trees alone, or plain steps would never
+        # be used
         self._times, self._plain = 1.0, (self._base[0], 1.0)
         self._built = {1}  # sizes of which a pass was seen
         # by size, 0 for drafts: what was taken for interruptions since the last time that was none
@@ -201,8 +204,9 @@ class CostModel:
             others = 1 + _ALL * (_MOST - 1)
         else:
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            if taken < known:
-                # What was measured before the first step counts for one: what seems too dear is not used, and not seen.
+            if taken < known or not own:
+                # What was measured before the first step counts for one: what seems too dear is not used, and not seen. Plain
+                # steps are looked at whatever they seem to take.
                 weight = max(weight, 1 / (2 + self._n_own[own]))
             if own:
                 self._follow(own, factor * self._base[own] / self._table[own])
@@ -216,7 +220,7 @@ class CostModel:
             self._plain = (self._base[0], self._times)
         else:
             plain, times = self._plain
-            self._base[0] = max(_LEAST, plain * min(1.0, self._times / times))
+            self._base[0] = max(_LEAST, plain * min(_FOLLOWS, self._times / times))
         self.seconds = [base + self._past for base in self._base]
 
     def _follow(self, own: int, times: float) -> None:

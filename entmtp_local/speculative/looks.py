@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _EXPLORE = 12  # at least so many steps lie between two looks at drafts
 _SPENT = 0.005  # share of the time that looks at drafts may take
+_AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 32  # steps that are not looked at one by one
 _PLAIN, _PLAIN_RUN = 128, 4  # steps between two looks at plain steps, and steps of one
@@ -36,7 +37,7 @@ class Looks:
         if self._left > 0 or (self.exploring and at_rest and self._going <= 0):
             self._left -= 1
             return True
-        self.exploring = wanted and self._since >= _EXPLORE and self._saved >= self._price
+        self.exploring = wanted and self._since >= _EXPLORE and self._saved >= _AHEAD * self._price
         if self.exploring:
             self._since, self._price, self._going = 0, 0.0, 0.0
             self._left = _RUN - 1 if at_rest else 0
@@ -80,7 +81,7 @@ class Looks:
         """
         if self.exploring or self._plain_left > 0:
             return 0
-        saved_after = (self._price - self._saved) / (_SPENT * seconds)
+        saved_after = (_AHEAD * self._price - self._saved) / (_SPENT * seconds)
         return int(max(0, min(_MOST_QUIET, max(_EXPLORE - 1 - self._since, saved_after))))
 
     def passed(self, n: int, seconds: float) -> None:

@@ -34,7 +34,7 @@ _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these a
 _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
 # several, behind one pass.
-_TOGETHER = 4
+_TOGETHER = 8
 _LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
 _BESIDE = 0.1  # and in what steps take beside draft and verification
 _BESIDE_AMONG_DRAFTS = 0.01  # of plain steps there, where that is more than what is known

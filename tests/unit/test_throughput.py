@@ -264,7 +264,7 @@ def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     policy._levels._missed = -3.0
     for _ in range(_TOGETHER):
         simulation.step(policy)
-    assert policy.plan(EVIDENCE).max_depth == 0
+    assert policy.plan(EVIDENCE).max_depth == 0 or policy.exploring
 
 
 def test_a_step_that_failed_is_not_learnt_from() -> None:
@@ -456,8 +456,43 @@ def test_rare_sizes_do_not_make_plain_steps_seem_cheaper() -> None:
         size = 8 if i % 16 == 0 else 4
         cost.observe_verify(size, (1.0 if size == 8 else 1.2) * PROCESSOR[size])
     found = dict(zip(cost.sizes, cost.seconds, strict=True))
-    assert found[1] == pytest.approx(PROCESSOR[1], rel=0.03)
+    # they follow what has become dearer, as far as a machine may have become slower
+    assert 0.98 * PROCESSOR[1] < found[1] <= 1.15 * PROCESSOR[1]
     assert found[8] == pytest.approx(PROCESSOR[8], rel=0.03)
+
+
+def test_a_machine_that_is_slower_than_calibration_found_it_makes_plain_steps_dearer_too() -> None:
+    cost = CostModel(CostTable(PROCESSOR))
+    for _ in range(2):
+        cost.observe_verify(1, 1.15 * PROCESSOR[1])
+    # the first look at them counts for more than what was measured before the first step
+    assert cost.seconds[0] == pytest.approx(1.1 * PROCESSOR[1], rel=0.02)
+    for i in range(300):
+        size = (2, 3, 4)[i % 3]
+        cost.observe_verify(size, 1.15 * PROCESSOR[size])
+    assert cost.seconds[0] == pytest.approx(1.15 * PROCESSOR[1], rel=0.08)
+    # but not without end: what is dearer by more is so for trees alone
+    seen = cost.seconds[0]
+    for i in range(600):
+        size = (2, 3, 4)[i % 3]
+        cost.observe_verify(size, 2.0 * PROCESSOR[size])
+    assert cost.seconds[0] < 1.25 * seen
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_machine_that_slows_down_is_no_reason_to_give_drafts_up(seed: int) -> None:
+    """Everything takes a sixth longer than at calibration, then less, then more again; drafts bring a fifth all the while."""
+    policy, simulation = ready(), Simulation(PROCESSOR, 0.62, seed=seed)
+    ours = plain = 0.0
+    for factor in (1.15, 1.0, 1.2, 1.05, 1.15) * 2:
+        costs = {size: factor * seconds for size, seconds in PROCESSOR.items()}
+        simulation.costs, simulation.level = costs, factor * 1e-3
+        simulation.tokens, simulation.seconds = 0, 0.0
+        for _ in range(60):
+            simulation.step(policy)
+        ours += simulation.seconds
+        plain += simulation.tokens * costs[1]
+    assert plain / ours > 1.1
 
 
 def test_the_first_pass_of_a_size_does_not_make_it_dear() -> None:
