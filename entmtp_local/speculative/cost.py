@@ -160,8 +160,8 @@ class CostModel:
         self._n_seen, self._last, self._n_own = 0, [0] * len(self.sizes), [0] * len(self.sizes)
         # times what trees took at first, lately; and what plain steps took when they were last seen, and the times of then. A
         # machine is slower in some seconds than in others, by a sixth and for everything: were plain steps believed to be as
-        # fast as ever, drafts would be given up for it. What is dearer by more is so for trees alone, or plain steps would never
-        # be used
+        # fast as ever, drafts would be given up for it. What is dearer by more is taken to be so for trees alone, or plain
+        # steps would never be used
         self._times, self._plain = 1.0, (self._base[0], 1.0)
         self._built = {1}  # sizes of which a pass was seen
         # by size, 0 for drafts: what was taken for interruptions since the last time that was none
@@ -204,9 +204,9 @@ class CostModel:
             others = 1 + _ALL * (_MOST - 1)
         else:
             weight = min(_MOST_OWN, _OWN * (1 + (self._n_seen - self._last[own]) / _STALE))
-            if taken < known or not own:
+            if taken < known or (own == 0 and taken < _STEEPEST * known):
                 # What was measured before the first step counts for one: what seems too dear is not used, and not seen. Plain
-                # steps are looked at whatever they seem to take.
+                # steps are seen again soon, unless they seem so much dearer that nothing looks at them.
                 weight = max(weight, 1 / (2 + self._n_own[own]))
             if own:
                 self._follow(own, factor * self._base[own] / self._table[own])
@@ -220,7 +220,11 @@ class CostModel:
             self._plain = (self._base[0], self._times)
         else:
             plain, times = self._plain
-            self._base[0] = max(_LEAST, plain * min(_FOLLOWS, self._times / times))
+            change = self._times / times
+            if change > 1:
+                # what plain steps themselves had shown of it is not counted twice
+                change = max(1.0, min(_FOLLOWS, self._times / max(times, plain / self._table[0])))
+            self._base[0] = max(_LEAST, plain * change)
         self.seconds = [base + self._past for base in self._base]
 
     def _follow(self, own: int, times: float) -> None:

@@ -124,6 +124,7 @@ class Throughput:
         self._untaken: list[_Taken] = []  # steps that were not learnt from yet
         self._n_learnt = 0
         self._drafted_last = False
+        self._plain_seconds = 0.0  # of a plain step, by what was believed when the newest look at drafts began
         self._n_plain = 0  # steps in a row that drafted nothing
         self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
@@ -215,8 +216,10 @@ class Throughput:
         if looks.at_plain_steps(levels.pays and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
         explores = looks.at_drafts(not levels.pays, levels.least(True) < levels.least(False))
-        if looks.begins and not levels.pays:
-            levels.fade()
+        if looks.begins:
+            self._plain_seconds = 1 / self.plain_rate
+            if not levels.pays:
+                levels.fade()
         self.least = levels.least(explores)
         return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
@@ -357,7 +360,8 @@ class Throughput:
         self._beside[drafts] += weight * (beside - known) if known else beside
         price = 0.0
         if step.explores and step.rests:
-            price = taken - n_tokens / self.plain_rate
+            # what a look itself shows of trees makes plain steps seem dearer, which is no reason for it to go on
+            price = taken - n_tokens * min(self._plain_seconds, 1 / self.plain_rate)
         elif step.explores:
             price = (n_levels - n_worth) * cost.level_seconds
         self._looks.took(taken, price)

@@ -79,3 +79,18 @@ def test_plain_steps_end_a_look() -> None:
     while looks.at_plain_steps(True):
         pass
     assert not looks.at_drafts(True) or looks.begins
+
+
+def test_an_unlucky_look_does_not_put_the_next_one_off_for_as_long_as_two() -> None:
+    """What it cost has to be made good, and half of that again saved."""
+    looks = Looks()
+    waits, since = [], 0
+    for _ in range(800):
+        explores = looks.at_drafts(at_rest=True)
+        if explores and looks.begins:
+            waits.append(since)
+            since = 0
+        since += 1
+        looks.took(1.0, 0.25 if explores and len(waits) == 1 else 0.0)
+    # four steps at a quarter of a second each, of which half a per cent of the time makes good 1.0 and then 0.5
+    assert waits[0] == 11 and 280 <= waits[1] <= 300

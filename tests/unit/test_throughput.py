@@ -264,7 +264,7 @@ def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     policy._levels._missed = -3.0
     for _ in range(_TOGETHER):
         simulation.step(policy)
-    assert policy.plan(EVIDENCE).max_depth == 0 or policy.exploring
+    assert not policy._levels.pays
 
 
 def test_a_step_that_failed_is_not_learnt_from() -> None:
@@ -470,7 +470,8 @@ def test_a_machine_that_is_slower_than_calibration_found_it_makes_plain_steps_de
     for i in range(300):
         size = (2, 3, 4)[i % 3]
         cost.observe_verify(size, 1.15 * PROCESSOR[size])
-    assert cost.seconds[0] == pytest.approx(1.15 * PROCESSOR[1], rel=0.08)
+    # which trees, that show the same, do not add to
+    assert cost.seconds[0] == pytest.approx(1.13 * PROCESSOR[1], rel=0.03)
     # but not without end: what is dearer by more is so for trees alone
     seen = cost.seconds[0]
     for i in range(600):
