@@ -158,13 +158,15 @@ class Replayed:
         return self.n_tokens / max(1, sum(stats.n_steps for stats in self.stats))
 
 
-def replay(log: WideLog, policy: Policy, profile: Profile, *, trees: bool = True) -> Replayed:
+def replay(log: WideLog, policy: Policy, profile: Profile, *, trees: bool = True, engine: ReplayEngine | None = None) -> Replayed:
     """Decode every text of a log by a policy, which keeps what it learns from one text to the next.
 
     Args:
         trees: False for an engine that verifies chains only, although its head drafted trees into the log.
+        engine: one of the log, whose passes may take other times; default: those of the profile.
     """
-    engine = ReplayEngine(log, profile.costs, trees=trees)
+    if engine is None:
+        engine = ReplayEngine(log, profile.costs, trees=trees)
     # before it is calibrated: a policy within narrower limits is another one
     policy = policy.within(engine.limits)
     if policy.needs_profile:

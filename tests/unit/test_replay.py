@@ -6,6 +6,7 @@
 | ends | a text that goes on behind its end, or loses its last token |
 | limits | a policy that runs uncalibrated, because it was calibrated before it was reduced |
 | oracles | a bound below what a policy reaches; a best tree that is not the best |
+| unsteady machines | a clock that is not that of the machine asked for; a policy that sees another machine than chains do |
 | files | a damaged log that ends in a traceback, or is read as another |
 """
 
@@ -33,6 +34,8 @@ from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile, paths_of, shape_of
 from entmtp_local.speculative.static import OFF, StaticPolicy, chain
 from entmtp_local.speculative.tree import TreeShape
+from scripts import replay_unsteady
+from scripts.replay_unsteady import Machine, Unsteady
 
 WIDE = wide_shape(8, 48)
 STATES = ((0.85, 0.08, 0.02), (0.3, 0.15, 0.05))
@@ -190,6 +193,49 @@ def test_growth_on_the_log_itself_is_among_the_best_trees() -> None:
 
 
 ARRAYS = ("tokens", "entropies", "drafts", "logp", "head_entropies")
+
+
+def test_an_unsteady_machine_takes_what_it_is_said_to_take() -> None:
+    log, profile = synthetic_log(WIDE, STATES, n_texts=4), Profile(CARD)
+
+    def seconds(policy: str, machine: Machine, seed: int = 1) -> float:
+        return replay(log, parse_policy(policy), profile, engine=Unsteady(log, profile, machine, seed)).seconds
+
+    steady = Machine(drift=0.0, noise=0.0)
+    for policy in ("off", "chain:3"):
+        usual = replay(log, parse_policy(policy), profile).seconds
+        assert seconds(policy, steady) == pytest.approx(usual)
+        assert seconds(policy, replace(steady, slower=1.15)) == pytest.approx(1.15 * usual)
+    # plain steps have no drafts and no trees
+    dear = replace(steady, drafts=1.5, trees=1.2)
+    assert seconds("off", dear) == pytest.approx(seconds("off", steady))
+    # a table in which all but drafts takes next to nothing
+    drafts_only = Profile(replace(CARD, verify=dict.fromkeys(CARD.verify, 1e-9), step=0.0))
+    drafted = replay(log, parse_policy("chain:3"), drafts_only).seconds
+    verified = seconds("chain:3", steady) - drafted
+    assert seconds("chain:3", dear) == pytest.approx(1.5 * drafted + 1.2 * verified, rel=1e-6)
+    # a seed is a machine, and its mean is that of the others
+    restless = Machine(drift=0.2, noise=0.1)
+    found = [seconds("off", restless, seed) for seed in range(20)]
+    assert found[3] == seconds("off", restless, 3) and len(set(found)) == 20
+    assert sum(found) / 20 == pytest.approx(seconds("off", steady), rel=0.15)
+
+
+def test_policies_are_held_against_chains_on_unsteady_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = synthetic_log(WIDE, STATES, n_texts=6, tasks=("code", "prose"))
+    log.save(tmp_path / "log.npz")
+    Profile(CARD).save(tmp_path / "profile.json")
+    arguments = ["log.npz", "--profile", "profile.json", "--policies", "off", "chain:2", "throughput", "--seeds", "3"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["replay_unsteady.py", *arguments])
+    replay_unsteady.main()
+    machines = json.loads(capsys.readouterr().out.splitlines()[-1])["machines"]
+    assert set(machines) == set(replay_unsteady.MACHINES)
+    for rows in machines.values():
+        assert rows["off"]["over_plain"] == 1.0 and rows["chain:2"]["over_best_chain"] <= 1.0
+        assert rows["throughput"]["worst"] > 0.8 and rows["throughput"]["over_best_chain"] > 0.95
 
 
 def same(a: WideLog, b: WideLog) -> bool:
