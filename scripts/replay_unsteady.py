@@ -5,7 +5,8 @@ A replay with a table of costs is a machine whose passes always take what the pr
 seconds than in others, differ from when they were calibrated, take longer for one pass than for the next, and longest for a draft
 behind plain steps. A policy that looks well on a table may give up drafts for that which bring a fifth. Here the real generation
 loop runs the texts of a wide log on such machines, some at a time, in several orders and with several seeds, and is compared with
-the best of plain decoding and chains of up to five on the same machine. The last line is one JSON object.
+the best of plain decoding and chains of up to five on the same machine. In a policy's name TASK stands for each task. The last
+line is one JSON object.
 
     .venv/bin/python scripts/replay_unsteady.py LOG.npz --profile PROFILE.json [--policies throughput entmtp]
 """
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from entmtp_local.calibration.replay import ReplayEngine, replay  # noqa: E402
 from entmtp_local.calibration.wide_log import WideLog  # noqa: E402
+from entmtp_local.errors import UsageError  # noqa: E402
 from entmtp_local.speculative.policy import parse_policy  # noqa: E402
 from entmtp_local.speculative.profile import Profile  # noqa: E402
 from entmtp_local.speculative.tree import DraftTree, TreeShape  # noqa: E402
@@ -35,6 +37,7 @@ from scripts.reference.script import positive, run  # noqa: E402
 
 CHAINS = ("off", *(f"chain:{n}" for n in range(1, 6)))
 _STRETCH = 100  # plain passes in which a machine is as fast as it is
+_N_STRETCHES = 4096  # after which it does the same again
 _STAYS = 0.8  # of how far it is from its mean in the next stretch
 # Of a plain pass: what a draft behind plain steps takes more than others, and for each of those steps.
 _CATCH_UP, _CATCH_UP_STEP = 0.1, 0.004
@@ -86,7 +89,7 @@ class Unsteady(ReplayEngine):
         self._drafted = False
 
     def _times(self) -> float:
-        machine, stretch = self._machine, int(self.seconds / (_STRETCH * self._plain))
+        machine, stretch = self._machine, int(self.seconds / (_STRETCH * self._plain)) % _N_STRETCHES
         innovation = machine.drift * math.sqrt(1 - _STAYS**2)
         while len(self._speeds) <= stretch:
             self._speeds.append(_STAYS * self._speeds[-1] + self._wandering.gauss(0, innovation))
@@ -113,14 +116,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path, help="of `entmtp-local calibrate --log FILE`")
     parser.add_argument("--profile", type=Path, required=True, help="of `entmtp-local calibrate --out FILE`")
-    parser.add_argument("--policies", nargs="+", default=["throughput"])
-    parser.add_argument("--machines", nargs="+", choices=MACHINES, default=list(MACHINES), metavar="NAME")
-    parser.add_argument("--seeds", type=positive, default=12)
+    parser.add_argument("--policies", nargs="+", default=["throughput"], metavar="NAME", help="default: throughput")
+    names = ", ".join(f"'{name}'" for name in MACHINES)
+    parser.add_argument(
+        "--machines", nargs="+", choices=MACHINES, default=list(MACHINES), metavar="NAME", help=f"default: all: {names}"
+    )
+    parser.add_argument("--seeds", type=positive, default=12, metavar="N", help="sessions of each task; default: 12")
     options = parser.parse_args()
 
     log, profile = WideLog.load(options.log), Profile.load(options.profile)
+    log = WideLog(log.shape, log.about, [text for text in log.texts if len(text.tokens) > 1])
+    if not log.texts:
+        raise UsageError(f"{options.log} holds no text of more than one token; log more with entmtp-local calibrate.")
     for name in options.policies:
-        parse_policy(name)  # refused before anything is run
+        for task in log.tasks:
+            # what cannot be had is refused before anything is run
+            policy = parse_policy(name.replace("TASK", task))
+            if policy.needs_profile:
+                policy.calibrated(profile)
     report: dict[str, Any] = {"about": log.about, "seeds": options.seeds, "machines": {}}
     print("geometric mean over tasks and seeds of tokens/s over the best of chains, and over plain decoding; the worst of each")
     for name in options.machines:
@@ -129,7 +142,10 @@ def main() -> None:
         for task in log.tasks:
             for seed in range(options.seeds):
                 texts = some_of(log.of_task(task), MACHINES[name].n_texts, seed)
-                speeds = {policy: speed(texts, policy, profile, MACHINES[name], seed) for policy in (*CHAINS, *options.policies)}
+                speeds = {
+                    policy: speed(texts, policy.replace("TASK", task), profile, MACHINES[name], seed)
+                    for policy in (*CHAINS, *options.policies)
+                }
                 best = max(speeds[chain] for chain in CHAINS)
                 for policy in options.policies:
                     ratios[policy].append((speeds[policy] / best, speeds[policy] / speeds["off"]))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from entmtp_local.bench import workloads
 from entmtp_local.calibration.advice import Advice, advise, most_gained
@@ -125,13 +126,33 @@ def calibrate_command(model: str | None, **options: Any) -> None:
       entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
-        if model is not None or options["tasks"]:
-            raise UsageError("--replay takes all texts of its log and needs no model; leave MODEL and --task out.")
+        unused = [_NAMES.get(name, f"--{name.replace('_', '-')}") for name in _given() if name not in _OF_REPLAYS]
+        if unused:
+            raise UsageError(f"--replay takes all texts of its log and measures nothing; leave {', '.join(unused)} out.")
         _replay(options)
         return
     if options["costs"] or options["policies"]:
         raise UsageError("--costs and --policies belong to --replay FILE.npz.")
     sys.exit(_calibrate(model, options))
+
+
+# what goes with --replay, and options whose parameter is called otherwise
+_OF_REPLAYS = {"replayed", "costs", "policies", "as_json", "report", "verbose", "debug"}
+_NAMES = {
+    "model": "MODEL",
+    "tasks": "--task",
+    "log_file": "--log",
+    "n_prompts": "--prompts",
+    "n_tokens": "--tokens",
+    "n_ctx": "--ctx",
+}
+_NAMES |= {"n_threads": "--threads", "n_gpu_layers": "--gpu-layers"}
+
+
+def _given() -> list[str]:
+    """Parameters that stand on the command line."""
+    context = click.get_current_context()
+    return [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
 
 
 def _effort(options: dict[str, Any]) -> Effort:
@@ -179,7 +200,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         if options["restart"]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-        if partial.exists():
+        if _is_log(partial):
             click.echo("going on with a calibration that was interrupted; --restart begins anew.", err=True)
         try:
             with progress() as say:
@@ -194,6 +215,10 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         )
     if len(missing) == len(prompts):
         raise UsageError("no profile was written; give prompts that the model goes on from, or chat messages, or a larger -c.")
+    if options["out"] is None and options["tasks"]:
+        # another calibration may have written it meanwhile
+        with suppress(ProfileError):
+            before = Profile.load(out, key)
     if before is not None and options["tasks"]:
         # what is known of other tasks, and of all together, stays
         profile = replace(
@@ -214,11 +239,22 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         print(out.read_text(encoding="utf-8"))
         return 0
     _show(profile, out)
+    for what in ("log_file", "report"):
+        if options[what] is not None:
+            print(f"{what.removesuffix('_file')}: {visible(str(options[what]))}")
     default = default_policy(info, info if settings.mtp_path is None else read_model(settings.mtp_path, role="mtp"))
     found = [advise(profile, log, task, default, trees=session.limits.trees) for task in prompts if task not in missing]
     for line in _advice(found, default, _command(model, options)):
         print(visible(line))
     return 0
+
+
+def _is_log(path: Path) -> bool:
+    try:
+        WideLog.load(path)
+    except UsageError:
+        return False
+    return True
 
 
 def _check_writable(written: list[Path], read: list[Path]) -> None:

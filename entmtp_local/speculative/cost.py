@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf, log2
+from math import log2
 from typing import Any
 
 from entmtp_local.speculative.tree import TreeShape
@@ -33,6 +33,7 @@ _MOST = 3.0
 _IN_A_ROW = 3
 # What has been measured is never nothing, and is divided by.
 _LEAST = 1e-9
+_MOST_SECONDS = 1e6  # of a pass, in a table that is read
 # Steps differ by less than this factor, drafts and verification of many nodes included.
 _LONGEST = 20.0
 
@@ -116,14 +117,14 @@ def without_pause(seconds: float, usual: float) -> float:
 
 def _numbers(content: Any) -> dict[int, float]:
     found = {int(size): _seconds(seconds) for size, seconds in content.items()}
-    if 1 not in found or min(found) < 1 or min(found.values()) == 0:
+    if 1 not in found or min(found) < 1 or min(found.values()) < _LEAST:
         raise ValueError("no table of costs: sizes start at 1, seconds are above 0")
     return dict(sorted(found.items()))
 
 
 def _seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < inf:
-        raise ValueError("no table of costs: seconds are numbers, and not negative")
+    if type(value) not in (int, float) or not 0 <= value <= _MOST_SECONDS:
+        raise ValueError("no table of costs: seconds are numbers, not negative, and no more than some days")
     return float(value)
 
 

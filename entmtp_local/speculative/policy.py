@@ -31,7 +31,7 @@ MAX_RANK = 63
 KNOWN = (
     "off, throughput, chain:N (N from 1 to 255), entmtp, entmtp:constant, entmtp:path, entropy-chain, medusa:N and hydra:N "
     "(N from 1 to 31), from entmtp to here also with :TASK for one calibrated task, tree:narrow, tree:wide, "
-    "or tree:FILE.json with a list of parents"
+    "or tree:FILE.json with a list of parents, or an object of parents and ranks"
 )
 
 #: Policies that a shell or a chat completes; a file follows the last.

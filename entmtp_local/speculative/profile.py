@@ -161,7 +161,7 @@ class Profile:
         """Raises: ProfileError where the task was not calibrated."""
         if name not in self.tasks:
             known = ", ".join(self.tasks) or "none"
-            task = "" if name == ALL else f" --task {name}"
+            task = "" if name == ALL else f" --task {name} (or the file of prompts that is called so)"
             raise ProfileError(f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL{task} first.")
         return self.tasks[name]
 

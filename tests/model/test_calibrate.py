@@ -127,9 +127,30 @@ def test_a_log_is_replayed_without_a_model(made: tuple[Path, Path, Result]) -> N
         (("--replay", str(log_file), "--costs", str(out), "--policies", "hydra:0"), ("no policy 'hydra:0'",)),
         (("--replay", str(out), "--costs", str(out)), ("not a wide log",)),
         (("--costs", str(out)), ("--replay",)),
+        (("--replay", str(log_file), "--costs", str(out), "--out", "p.json", "--quick"), ("leave", "--out", "--quick")),
+        (("model.gguf", "--replay", str(log_file), "--costs", str(out)), ("leave MODEL out",)),
     ):
         result = call("calibrate", *arguments)
         assert result.exit_code == 2 and result.stdout == "" and all(word in result.stderr for word in words)
+
+
+def test_tasks_that_another_calibration_wrote_meanwhile_are_kept(
+    shipped: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("calibrate", str(shipped), "--quick", "-n", "8", "--prompts", "1", "-c", "512", *ONE_THREAD)
+    assert call(*command, "--task", "prose").exit_code == 0
+    (kept,) = cache.glob("*.json")
+    other = kept.read_bytes()
+    kept.unlink()
+
+    def overtaken(*arguments: Any) -> Any:
+        found = calibrate(*arguments)
+        kept.write_bytes(other)
+        return found
+
+    monkeypatch.setattr("entmtp_local.cli.calibrate.calibrate", overtaken)
+    assert call(*command, "--task", "code").exit_code == 0
+    assert set(Profile.load(kept).tasks) == {"all", "code", "prose"}
 
 
 def test_what_cannot_be_calibrated(shipped: Path, tiny: Path, tmp_path: Path) -> None:

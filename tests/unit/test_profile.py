@@ -232,6 +232,8 @@ def test_a_profile_with_a_value_of_another_kind_is_refused(tmp_path: Path) -> No
         (("costs", "verify"), {"1": 0.0}),
         (("costs", "verify"), {"1.5": 0.1, "1": 0.1}),
         (("costs", "per_token"), -1e-9),
+        (("costs", "per_token"), 1e308),
+        (("costs", "verify", "1"), 5e-324),
         (("costs", "step"), -1e-9),
         (("costs", "level"), {"3": 0.1}),
         (("costs", "level"), {"1": -0.1}),

@@ -28,7 +28,7 @@ from entmtp_local.calibration.oracle import all_seeing, best_static, same_inform
 from entmtp_local.calibration.record import wide_shape
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import LoggedText, WideLog
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import EntMTPError, UsageError
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile, paths_of, shape_of
@@ -236,6 +236,17 @@ def test_policies_are_held_against_chains_on_unsteady_machines(
     for rows in machines.values():
         assert rows["off"]["over_plain"] == 1.0 and rows["chain:2"]["over_best_chain"] <= 1.0
         assert rows["throughput"]["worst"] > 0.8 and rows["throughput"]["over_best_chain"] > 0.95
+
+
+def test_what_cannot_be_replayed_on_unsteady_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Profile(CARD).save(tmp_path / "profile.json")
+    monkeypatch.chdir(tmp_path)
+    for n_tokens, policy, words in ((1, "throughput", "no text of more than one token"), (20, "entmtp:TASK", "no task code")):
+        synthetic_log(WIDE, STATES, n_texts=2, n_tokens=n_tokens).save(tmp_path / "log.npz")
+        arguments = ["log.npz", "--profile", "profile.json", "--policies", policy]
+        monkeypatch.setattr("sys.argv", ["replay_unsteady.py", *arguments])
+        with pytest.raises(EntMTPError, match=words):
+            replay_unsteady.main()
 
 
 def same(a: WideLog, b: WideLog) -> bool:

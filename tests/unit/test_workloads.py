@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def test_an_own_file_needs_only_prompts(tmp_path: Path) -> None:
             '{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
             "ends with a message of the assistant",
         ),
+        ("[" * 100_000, "line 1 is not JSON"),
+        ('{"prompt": "x", "id": ' + "1" * 6000 + "}", "line 1 is not JSON"),
+        ('{"prompt": [{"role": ["user"], "content": "x"}]}', "without role and content"),
         ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}', "uses the id 1 a second time"),
     ],
 )
@@ -85,7 +89,7 @@ def test_a_file_that_is_not_prompts_is_refused_by_line(tmp_path: Path, content: 
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="There is no workload poems: name one of code, math, chat, prose"):
+    with pytest.raises(UsageError, match="There is no workload poems, and no such file: name one of code, math, chat, prose"):
         workloads.load("poems")
 
 
@@ -101,8 +105,20 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     path.write_text("Once upon\n\n  a time \n", encoding="utf-8")
     assert [(prompt.id, prompt.text) for prompt in workloads.load(path)] == [("line-1", "Once upon"), ("line-2", "  a time ")]
     path.write_text("\n")
-    with pytest.raises(UsageError, match="holds no prompts"):
+    with pytest.raises(UsageError, match="holds no prompts: it needs a prompt a line"):
         workloads.load(path)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device has no end, and a pipe is waited for."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (Path("/dev/zero"), tmp_path / "pipe.txt", tmp_path):
+        with pytest.raises(UsageError, match="no regular file"):
+            workloads.load(path)
+    (tmp_path / "long.txt").write_text("too long")
+    monkeypatch.setattr(workloads, "_MOST_BYTES", 4)
+    with pytest.raises(UsageError, match="larger than"):
+        workloads.load(tmp_path / "long.txt")
 
 
 def test_answers_are_kept() -> None:

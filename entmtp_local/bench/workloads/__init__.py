@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from entmtp_local.errors import UsageError
+from entmtp_local.files import open_file, reason
 
 NAMES = ("code", "math", "chat", "prose")
+_MOST_BYTES = 64 << 20
 ROLES = frozenset({"system", "user", "assistant"})
 
 
@@ -65,19 +67,27 @@ def load(name: str | Path) -> list[Prompt]:
         path = Path(name)
         label = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError:
+            with open_file(path) as file:
+                content = file.read(_MOST_BYTES + 1)
+            text = content.decode("utf-8")
+        except FileNotFoundError:
             raise UsageError(
-                f"There is no workload {name}: name one of {', '.join(NAMES)}, or a file with one JSON prompt a line."
+                f"There is no workload {name}, and no such file: name one of {', '.join(NAMES)}, or a file with one JSON prompt "
+                "a line."
             ) from None
+        except OSError as error:
+            raise UsageError(f"{label} cannot be read as a file of prompts: {reason(error)}.") from None
         except UnicodeDecodeError:
             raise UsageError(f"{label} is not a file of prompts: it is not UTF-8 text.") from None
+        if len(content) > _MOST_BYTES:
+            raise UsageError(f"{label} is not a file of prompts: it is larger than {_MOST_BYTES >> 20} MiB.")
     if name not in NAMES and Path(name).suffix == ".txt":
         lines = [line for line in text.splitlines() if line.strip()]
         text = "\n".join(json.dumps({"prompt": line}) for line in lines)
     prompts = list(_parse(text, label))
     if not prompts:
-        raise UsageError(f"{label} holds no prompts: it needs one JSON object a line, with a prompt field.")
+        wanted = "a prompt a line" if Path(label).suffix == ".txt" else "one JSON object a line, with a prompt field"
+        raise UsageError(f"{label} holds no prompts: it needs {wanted}.")
     return prompts
 
 
@@ -89,7 +99,7 @@ def _parse(text: str, label: str) -> Iterator[Prompt]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise UsageError(
                 f'{label} line {number} is not JSON: give one object a line, such as {{"prompt": "text"}}.'
             ) from None
@@ -110,9 +120,13 @@ def _parse(text: str, label: str) -> Iterator[Prompt]:
             raise UsageError(f"{label} line {number} has a prompt that is neither text nor a list of messages.")
 
 
+def _is_role(value: Any) -> bool:
+    return isinstance(value, str) and value in ROLES
+
+
 def _messages(entries: list[Any], where: str) -> tuple[Message, ...]:
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("role") not in ROLES or not isinstance(entry.get("content"), str):
+        if not isinstance(entry, dict) or not _is_role(entry.get("role")) or not isinstance(entry.get("content"), str):
             raise UsageError(f"{where} has a message without role and content: the role is one of {', '.join(sorted(ROLES))}.")
     if entries[-1]["role"] != "user":
         raise UsageError(f"{where} ends with a message of the {entries[-1]['role']}: the last one is the user's, to be answered.")
