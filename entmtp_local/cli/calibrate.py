@@ -126,7 +126,11 @@ def calibrate_command(model: str | None, **options: Any) -> None:
       entmtp-local calibrate --replay log.npz --costs rtx-3090-27b
     """
     if options["replayed"] is not None:
-        unused = [_NAMES.get(name, f"--{name.replace('_', '-')}") for name in _given() if name not in _OF_REPLAYS]
+        unused = [
+            each.opts[-1] if isinstance(each, click.Option) else each.human_readable_name
+            for each in _given()
+            if each.name not in _OF_REPLAYS
+        ]
         if unused:
             raise UsageError(f"--replay takes all texts of its log and measures nothing; leave {', '.join(unused)} out.")
         _replay(options)
@@ -136,23 +140,15 @@ def calibrate_command(model: str | None, **options: Any) -> None:
     sys.exit(_calibrate(model, options))
 
 
-# what goes with --replay, and options whose parameter is called otherwise
-_OF_REPLAYS = {"replayed", "costs", "policies", "as_json", "report", "verbose", "debug"}
-_NAMES = {
-    "model": "MODEL",
-    "tasks": "--task",
-    "log_file": "--log",
-    "n_prompts": "--prompts",
-    "n_tokens": "--tokens",
-    "n_ctx": "--ctx",
-}
-_NAMES |= {"n_threads": "--threads", "n_gpu_layers": "--gpu-layers"}
+_OF_REPLAYS = {"replayed", "costs", "policies", "as_json", "report", "verbose", "debug"}  # what goes with --replay
 
 
-def _given() -> list[str]:
-    """Parameters that stand on the command line."""
+def _given() -> Iterator[click.Parameter]:
+    """What stands on the command line."""
     context = click.get_current_context()
-    return [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    for each in context.command.params:
+        if each.name is not None and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
+            yield each
 
 
 def _effort(options: dict[str, Any]) -> Effort:

@@ -69,6 +69,8 @@ def load(name: str | Path) -> list[Prompt]:
         try:
             with open_file(path) as file:
                 content = file.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise UsageError(f"{label} is not a file of prompts: it is larger than {_MOST_BYTES >> 20} MiB.")
             text = content.decode("utf-8")
         except FileNotFoundError:
             raise UsageError(
@@ -79,8 +81,6 @@ def load(name: str | Path) -> list[Prompt]:
             raise UsageError(f"{label} cannot be read as a file of prompts: {reason(error)}.") from None
         except UnicodeDecodeError:
             raise UsageError(f"{label} is not a file of prompts: it is not UTF-8 text.") from None
-        if len(content) > _MOST_BYTES:
-            raise UsageError(f"{label} is not a file of prompts: it is larger than {_MOST_BYTES >> 20} MiB.")
     if name not in NAMES and Path(name).suffix == ".txt":
         lines = [line for line in text.splitlines() if line.strip()]
         text = "\n".join(json.dumps({"prompt": line}) for line in lines)
