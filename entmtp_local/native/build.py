@@ -17,6 +17,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,12 +105,14 @@ class Toolchain:
         generator: CMake's name of the build tool.
         build_tool: path of the build tool.
         identity: changes when object files made earlier can no longer be trusted.
+        cmake_args: what the compiler needs to be told, each `-DX=Y`.
     """
 
     cmake: str
     generator: str
     build_tool: str
     identity: str
+    cmake_args: tuple[str, ...] = ()
 
 
 # The engine as the runtime finds it
@@ -185,7 +188,7 @@ def _build_locked(options: BuildOptions, layout: Layout, reporter: Reporter) -> 
     backend, cuda_args = choose_backend(options, layout)
     tree = prepare_patched_tree(layout, upstream, git, reporter)
     version_args = ("-DLLAMA_BUILD_NUMBER=0", f"-DLLAMA_BUILD_COMMIT={upstream.llama_cpp_commit[:9]}")
-    args = (*_COMMON_ARGS, *version_args, *cuda_args, *options.cmake_args)
+    args = (*_COMMON_ARGS, *tools.cmake_args, *version_args, *cuda_args, *options.cmake_args)
     engine = layout.root / "engine"
     record: dict[str, Any] = {
         "source_sha256": upstream.sha256,
@@ -333,7 +336,22 @@ def find_toolchain(layout: Layout, reporter: Reporter) -> Toolchain:
         generator, build_tool = "Ninja", _install_tool("ninja", layout, reporter)
     variables = [f"{name}={os.environ[name]}" for name in _COMPILER_VARIABLES if name in os.environ]
     facts = [_first_line(compiler.split()[0], "--version"), generator, platform.machine(), *variables]
-    return Toolchain(cmake, generator, build_tool, "; ".join(facts))
+    return Toolchain(cmake, generator, build_tool, "; ".join(facts), _tile_args(compiler))
+
+
+def _tile_args(compiler: str) -> tuple[str, ...]:
+    """What keeps GCC before version 14 from losing the configuration of AMX's tiles.
+
+    To it, `_tile_loadconfig` reads eight of 64 bytes; it drops the stores to the others, and llama.cpp's first product of
+    several columns ends in a segmentation fault.
+
+    Source: GCC's bug 114098.
+    """
+    command = [*shlex.split(compiler), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    macros = dict(re.findall(r"^#define (\w+) (.*)$", done.stdout, re.MULTILINE))
+    is_affected = "__AMX_TILE__" in macros and "__clang__" not in macros and int(macros["__GNUC__"]) < 14
+    return ("-DCMAKE_CXX_FLAGS_INIT=-fno-dse",) if is_affected else ()
 
 
 def _first_tool(*names: str) -> str | None:

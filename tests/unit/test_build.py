@@ -49,7 +49,7 @@ def calls(fake: FakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     noted.touch()
     monkeypatch.setenv("FAKE_CMAKE_CALLS", str(noted))
     monkeypatch.setenv("FAKE_CMAKE_FAILURE", "")
-    toolchain = Toolchain(str(cmake), "Ninja", "ninja", "compiler 1")
+    toolchain = Toolchain(str(cmake), "Ninja", "ninja", "compiler 1", ("-DFOR_THIS_COMPILER=1",))
     monkeypatch.setattr(build, "find_toolchain", lambda layout, reporter: toolchain)
     monkeypatch.setattr(build, "_bindings_version", lambda upstream: upstream.version)
     return noted
@@ -92,6 +92,7 @@ def test_engine_record_names_its_sources(fake: FakeSource, calls: Path) -> None:
     assert record["patches_sha256"] == hashlib.sha256(patch.read_bytes()).hexdigest()
     assert record["backend"] == "cpu"
     assert record["cmake_args"][-1] == "-DX=Y"
+    assert "-DFOR_THIS_COMPILER=1" in record["cmake_args"]
     assert record["library_dir"] == str(fake.layout.root / "engine" / "bin")
     assert record["modified"] is False
 
@@ -356,6 +357,26 @@ def test_no_compiler(fake: FakeSource, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", path_of(tmp_path, "cmake", "ninja"))
     with pytest.raises(EngineError, match=r"No C\+\+ compiler was found: .*apt install build-essential"):
         build.find_toolchain(fake.layout, fake.reporter)
+
+
+@pytest.mark.parametrize(
+    ("macros", "expected"),
+    [
+        ({"__GNUC__": 12, "__AMX_TILE__": 1}, ("-DCMAKE_CXX_FLAGS_INIT=-fno-dse",)),
+        ({"__GNUC__": 14, "__AMX_TILE__": 1}, ()),
+        ({"__GNUC__": 4, "__AMX_TILE__": 1, "__clang__": 1}, ()),
+        ({"__GNUC__": 12}, ()),
+        ({}, ()),
+    ],
+)
+def test_gcc_that_loses_the_configuration_of_tiles(
+    fake: FakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, macros: dict[str, int], expected: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", path_of(tmp_path, "c++", "cmake", "ninja"))
+    lines = "".join(f"echo '#define {name} {value}'\n" for name, value in macros.items())
+    (tmp_path / "bin" / "c++").write_text(f"#!/bin/sh\n{lines}")
+    assert build.find_toolchain(fake.layout, fake.reporter).cmake_args == expected
 
 
 def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
