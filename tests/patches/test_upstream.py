@@ -65,9 +65,9 @@ def dummy_models(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_architectures(programs: Path) -> None:
     """Every architecture computes the same through every path, and comes back the same from a file."""
     output = run(programs / "test-llama-archs", "--seed", "1")
-    summary = re.search(r"Summary: all (\d+) test\(s\) passed", output)
-    assert summary is not None, output[-2000:]
-    assert int(summary[1]) > 100
+    # The program logs from a thread that may be stopped before the summary; it has failed where its exit status says so.
+    assert output.count("OK\x1b[0m (") > 100, output[-2000:]
+    assert "FAIL" not in output
 
 
 @pytest.mark.slow
