@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -100,5 +101,30 @@ def replace_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
             os.chmod(file.name, 0o666 & ~mask)
         os.replace(file.name, path)
     except BaseException:
-        os.unlink(file.name)
+        # it has taken its name already where Ctrl-C comes behind that
+        with suppress(FileNotFoundError):
+            os.unlink(file.name)
         raise
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep other programs of this package from writing a file meanwhile.
+
+    Raises: UsageError where one does.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        file = place.open("a")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another program writes {path}; let it end, or name another file.") from None
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(place)

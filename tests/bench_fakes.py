@@ -17,6 +17,8 @@ from entmtp_local.bench.worker import Gap
 from entmtp_local.errors import ServerError
 from entmtp_local.speculative.sampling import SamplingOptions
 
+N_VOCAB = 50_000
+
 
 def plan(**values: Any) -> Plan:
     defaults: dict[str, Any] = {
@@ -43,7 +45,8 @@ def begin(a_plan: Plan, n_models: int = 1) -> Record:
     }
     record = Record.begin(None, settings, "2026-01-01", resume=False)
     record.content["models"] = [
-        {"label": f"model-{i}", "size_bytes": (i + 1) * 2**20, "quantisation": "Q4_0"} for i in range(n_models)
+        {"label": f"model-{i}", "size_bytes": (i + 1) * 2**20, "quantisation": "Q4_0", "n_vocab": N_VOCAB}
+        for i in range(n_models)
     ]
     return record
 

@@ -115,8 +115,14 @@ def main() -> None:
             if options.n_max:
                 timings |= {"draft_n": n, "draft_n_accepted": n_accepted}
             answer: dict[str, Any] = {"content": "text", "tokens": tokens, "stop_type": "limit", "timings": timings}
+            odd = {"counts nothing": 0.0, "counts back": -45.0, "counts no number": float("nan"), "counts for ever": float("inf")}
+            timings["predicted_ms"] = odd.get(behave, timings["predicted_ms"])
+            if behave == "counts too many":
+                timings["predicted_n"] = float("inf")
             if behave == "no timings":
                 del answer["timings"]
+            if behave == "huge token":
+                answer["tokens"] = [*tokens[:-1], 10**30]
             if behave == "no tokens":
                 del answer["tokens"]
             self.reply(200, answer)

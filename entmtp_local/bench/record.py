@@ -14,6 +14,7 @@ from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file, reason, replace_file
 
 FORMAT, VERSION = "entmtp-local bench", 1
+_SHOWN = 60  # characters of a setting in a sentence
 
 
 class Record:
@@ -54,6 +55,8 @@ class Record:
         try:
             with open_file(path) as file:
                 content = json.loads(file.read().decode("utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"there is no {path} to go on with; leave out --resume.") from None
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} cannot be read as a benchmark's file ({reason(error)}); leave out --resume.") from None
         kinds = {"settings": dict, "models": list, "visits": list, "judged": dict}
@@ -65,6 +68,12 @@ class Record:
             raise UsageError(f"{path} is no benchmark's file; leave out --resume, or name the file of an interrupted run.")
         if content.get("version") != VERSION:
             raise UsageError(f"{path} is of version {content.get('version')}, not {VERSION}; measure again.")
+        if not (
+            all(isinstance(model, dict) for model in content["models"])
+            and all(map(_is_visit, content["visits"]))
+            and all(isinstance(each, dict) and each.keys() >= {"gap", "tolerance"} for each in content["judged"].values())
+        ):
+            raise UsageError(f"{path} is damaged: what it says of a model, a visit or a difference is incomplete; measure again.")
         return Record(path, content)
 
     def save(self) -> None:
@@ -97,6 +106,21 @@ class Record:
         return None
 
 
+def _is_visit(visit: object) -> bool:
+    return (
+        isinstance(visit, dict)
+        and visit.keys() >= {"round", "model", "temp", "workload", "arm", "kind"}
+        and ("error" in visit or (isinstance(visit.get("texts"), list) and all(map(_is_text, visit["texts"]))))
+    )
+
+
+def _is_text(text: object) -> bool:
+    if not isinstance(text, dict):
+        return False
+    numbers = [text.get(name) for name in ("prompt", "n", "prefill_seconds", "decode_seconds")]
+    return all(isinstance(number, (int, float)) and number >= 0 for number in numbers) and "compared" in text
+
+
 def _lines(content: Mapping[str, Any]) -> str:
     """JSON with a line for each visit and each model: short, and a difference between two files can be read."""
     parts = []
@@ -117,16 +141,21 @@ def _check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, A
         now["n_rounds"] = found["n_rounds"]
     differing = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
     if differing:
-        raise UsageError(
-            f"{path} was measured with other settings ({', '.join(differing)}); resume with those, or measure into another file."
-        )
+        told = "; ".join(f"{name} {_short(found.get(name))}, now {_short(now.get(name))}" for name in differing)
+        raise UsageError(f"{path} was measured with other settings ({told}); resume with those, or measure into another file.")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises: UsageError where the file holds rounds of an interrupted run, or is something else."""
+    """Raises: UsageError where the file holds rounds, or is something else."""
     try:
         found = Record.read(path)
     except UsageError:
         raise UsageError(f"{path} exists and is no benchmark's file; name another one.") from None
-    if not found.content.get("complete") and found.content["visits"]:
-        raise UsageError(f"{path} holds the rounds of an interrupted run; go on with --resume, or remove it.")
+    if found.content["visits"]:
+        what, how = ("a finished", " and more --rounds") if found.content.get("complete") else ("an interrupted", "")
+        raise UsageError(f"{path} holds the rounds of {what} run; go on with --resume{how}, name another file, or remove it.")

@@ -31,8 +31,8 @@ def document(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """The page as text."""
     settings, models = content["settings"], content["models"]
     about = (
-        f"{', '.join(model['label'] for model in models)}. {settings['device']}, {settings['n_threads']} threads; answers of "
-        f"{settings['n_tokens']} tokens, {settings['n_prompts']} prompts a workload, {settings['n_rounds']} rounds; "
+        f"{', '.join(model['label'] for model in models)}. {settings['device']}, {settings['n_threads']} threads; answers of up "
+        f"to {settings['n_tokens']} tokens, up to {settings['n_prompts']} prompts a workload, {settings['n_rounds']} rounds; "
         f"{content['created']}."
     )
     head = f"<p>{text(about)}</p>"

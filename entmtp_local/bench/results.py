@@ -16,7 +16,10 @@ from entmtp_local.bench.arms import PLAIN, STOCK_PLAIN
 from entmtp_local.bench.record import Record
 from entmtp_local.bench.rounds import best_overall
 from entmtp_local.bench.statistics import Cells, Ratio, combined, geometric_mean, ratio_of
-from entmtp_local.bench.truth import verdict
+from entmtp_local.bench.truth import NO_TOKEN, verdict
+
+# Another stock arm may be as fast as the base; more is a machine that was not quiet.
+_AHEAD_OF_BASE = 1.05
 
 _Text = Mapping[str, Any]
 _Grid = dict[tuple[int, int], _Text]  # by round and prompt
@@ -63,10 +66,14 @@ def invalid_arms(record: Record, number: int) -> dict[str, str]:
             found[arm] = f"it failed: {failure}"
         elif truth["wrong"]:
             first = truth["first_difference"]
-            found[arm] = (
-                f"wrong text: token {first['at']} has a logit less by {first['gap']:.3f} than the right one's "
-                f"({truth['wrong']} of {truth['compared']} texts)"
+            what = (
+                f"is {first['token']}, which the model does not have"
+                if first["gap"] == NO_TOKEN
+                else f"has a logit less by {first['gap']:.3f} than the right one's"
             )
+            found[arm] = f"wrong text: token {first['at']} {what} ({truth['wrong']} of {truth['compared']} texts)"
+        elif truth["unjudged"]:
+            found[arm] = "its text differs from plain decoding's, and whether that is right was not looked at; --resume does"
         elif sampled.get("same") is False:
             found[arm] = f"wrong distribution: sampled tokens are not those of plain decoding (p = {sampled['p_value']:.1g})"
     return found
@@ -109,6 +116,10 @@ def _block(
                 row["ratio"], row["ratio_of_loops"] = _as_json(ratio), _as_json(looping)
                 if ratio is not None:
                     ratios[arm] = ratio
+                    if kinds[arm] == "stock" and arm != base and ratio.value > _AHEAD_OF_BASE:
+                        row["ratio"]["doubts"].append(
+                            f"{arm} was ahead of the base in most rounds, and behind it by its median speed"
+                        )
         rows[arm] = row
     return {**about, "base": base, "arms": rows}, ratios
 
@@ -131,7 +142,8 @@ def _figures(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     speeds = [_speed([text for text in visit["texts"] if not text["loops"]]) for visit in visits]
     known = [speed for speed in speeds if speed is not None]
     n_steps = sum(text["n_steps"] or 0 for text in straight)
-    n_tokens = sum(max(0, text["n"] - 1) for text in straight)
+    # a pass that ends the text has brought its last token, which is none of the n
+    n_tokens = sum(max(0, text["n"] - 1) + text["ended"] for text in straight)
     per_depth: list[int] = []
     for text in straight:
         per_depth += [0] * (len(text["accepted_per_depth"]) - len(per_depth))

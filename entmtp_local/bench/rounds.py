@@ -18,7 +18,7 @@ from entmtp_local.bench.memory import device_bytes, resident_bytes
 from entmtp_local.bench.record import Record
 from entmtp_local.bench.statistics import geometric_mean, same_distribution
 from entmtp_local.bench.text import Request, Text
-from entmtp_local.bench.truth import MIN_P, Difference, Judgement, checked, ending
+from entmtp_local.bench.truth import MIN_P, NO_TOKEN, Difference, Judgement, checked, ending
 from entmtp_local.bench.worker import END, Gap
 from entmtp_local.errors import EntMTPError, ServerError
 from entmtp_local.speculative.sampling import SamplingOptions
@@ -102,17 +102,18 @@ def plain_texts(record: Record, subject: Subject, plan: Plan) -> None:
     record.save()
 
 
-def try_out(subject: Subject, plan: Plan) -> None:
+def try_out(subject: Subject, plan: Plan, say: Say) -> None:
     """Let each server say something, before time is spent on anything else.
 
     Raises: ServerError where one does not run.
     """
     temp, workload = plan.temps[0], plan.workloads[0]
-    for arm in subject.arms(temp, workload):
-        # of stock, plain decoding has to run; that its MTP does not run with a model is a result
-        if arm.name == STOCK_PLAIN or arm.kind == "peer":
-            with arm.open() as runner:
-                runner.complete(plan.request(subject.warmup[workload], temp, 0, 2))
+    # of stock, plain decoding has to run; that its MTP does not run with a model is a result
+    tried = [arm for arm in subject.arms(temp, workload) if arm.name == STOCK_PLAIN or arm.kind == "peer"]
+    for done, arm in enumerate(tried):
+        say(done, len(tried), f"trying {arm.name} with {subject.label}")
+        with arm.open() as runner:
+            runner.complete(plan.request(subject.warmup[workload], temp, 0, 2))
 
 
 # -- the rounds
@@ -153,6 +154,10 @@ def measure(
     record: Record, plan: Plan, subjects: Sequence[Subject], say: Say, rest: Callable[[float], None] = time.sleep
 ) -> None:
     """Go through all rounds; visits that the record has are not repeated, an arm that failed is not visited again."""
+    for subject in subjects:
+        for before in record.visits(model=subject.number):
+            # an interruption may have come between a visit and what its texts were worth
+            _judge(record, subject, before)
     every = list(visits(plan, subjects))
     for done, visit in enumerate(every):
         number, arm = visit.subject.number, visit.arm
@@ -165,8 +170,9 @@ def measure(
             found = _visit(record, plan, visit)
         except EntMTPError as error:
             found = {"error": str(error)}
-        record.add({**visit.about, "kind": arm.kind, **found})
-        _judge(record, visit)
+        made = {**visit.about, "kind": arm.kind, **found}
+        record.add(made)
+        _judge(record, visit.subject, made)
     say(len(every), len(every), "done")
 
 
@@ -193,22 +199,24 @@ def _key(visit: Visit, prompt: int, difference: Mapping[str, int]) -> str:
     return f"{visit.subject.number}/{visit.workload}/{prompt}/{difference['at']}/{difference['token']}"
 
 
-def _judge(record: Record, visit: Visit) -> None:
+def _judge(record: Record, subject: Subject, visit: Mapping[str, Any]) -> None:
     """Look at the rows of differences that are new."""
     judged = record.content["judged"]
-    texts = record.content["visits"][-1].get("texts", ())
-    new = [text for text in texts if text.get("key") and text["key"] not in judged]
+    new = [text for text in visit.get("texts", ()) if text.get("key") and text["key"] not in judged]
     if not new:
         return
-    subject = visit.subject
-    plain = record.content["models"][subject.number]["plain"][visit.workload]
+    model, workload = record.content["models"][subject.number], visit["workload"]
+    plain = model["plain"][workload]
     with subject.judge() as judge:
         for text in new:
             difference = Difference(**text["difference"])
+            if difference.token != END and not 0 <= difference.token < model["n_vocab"]:
+                judged[text["key"]] = {"gap": NO_TOKEN, "tolerance": 0.0}
+                continue
             right = plain[text["prompt"]]
             one = right[difference.at] if difference.at < len(right) else END
-            before = [*subject.prompts[visit.workload][text["prompt"]], *right[: difference.at]]
-            found = Judgement.of(judge.gap(before, one, difference.token), foreign=visit.arm.kind == "peer")
+            before = [*subject.prompts[workload][text["prompt"]], *right[: difference.at]]
+            found = Judgement.of(judge.gap(before, one, difference.token), foreign=visit["kind"] == "peer")
             judged[text["key"]] = {"gap": found.gap, "tolerance": found.tolerance}
     record.save()
 

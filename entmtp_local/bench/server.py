@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import http.client
 import json
+import math
 import os
 import shlex
 import signal
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -27,6 +29,7 @@ from entmtp_local.errors import ServerError
 
 _HOST = "127.0.0.1"
 _N_PORTS = 3
+_MAX_TOKEN = 2**31
 _PR_SET_PDEATHSIG = 1
 
 
@@ -92,18 +95,20 @@ class Server:
         return self._process.pid
 
     def close(self) -> None:
-        """End the process. Harmless when called twice."""
+        """End the process and those that it started. Harmless when called twice."""
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
+            # the process is the first of its session: a server behind a script of the user's is in its group
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            except BaseException:
-                process.kill()
-                raise
+                pass
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self._log.close()
 
     # -- starting
@@ -199,7 +204,7 @@ class Server:
             raise ServerError(self._ended("in the middle of an answer", error)) from None
         try:
             answer = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ServerError(f"{self.name} does not answer as a llama-server does (status {status}, no JSON object).")
@@ -216,8 +221,14 @@ class Server:
             prefill = float(timings["prompt_ms"]) / 1e3  # type: ignore[index]
             n_drafted, n_accepted = int(timings.get("draft_n", 0)), int(timings.get("draft_n_accepted", 0))  # type: ignore[union-attr]
             n_read = int(timings["prompt_n"])  # type: ignore[index]
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise ServerError(f"the answer of {self.name} has no timings of llama-server's; it cannot be measured.") from None
+        counts = (n_counted, n_drafted, n_accepted, milliseconds, prefill)
+        if not all(math.isfinite(count) and count >= 0 for count in counts) or (n_counted > 1 and not milliseconds):
+            raise ServerError(
+                f"the timings of {self.name} cannot be: {n_counted} tokens in {milliseconds:g} ms, {n_accepted} of {n_drafted} "
+                f"drafted ones kept, {1e3 * prefill:g} ms for the prompt."
+            )
         if n_read != n_prompt:
             raise ServerError(f"{self.name} read {n_read} tokens of a prompt of {n_prompt}; it must begin each prompt anew.")
         tokens = answer.get("tokens")
@@ -225,6 +236,8 @@ class Server:
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens) or (not tokens and n_counted > 1):
             # some forks tell no tokens: how many there are is all that is known, and the text cannot be checked
             tokens = None
+        elif not all(abs(token) < _MAX_TOKEN for token in tokens):
+            raise ServerError(f"{self.name} gives {max(tokens, key=abs)} as a token; it does not answer as a llama-server does.")
         elif abs(len(tokens) - n_counted) > 1:
             raise ServerError(f"{self.name} gives {len(tokens)} tokens and counts {n_counted}; it cannot be measured.")
         elif tokens and tokens[-1] in self._eog:

@@ -151,7 +151,11 @@ def _models(found: Mapping[str, Any]) -> Iterator[str]:
         line = (
             f"{_cut(model['label'], 28):28s} {model['quantisation'][:8]:8s} {model['size_bytes'] / 1024**2:6.0f}  {accepted:23s}"
         )
-        yield _cut(f"{line} {fastest}", WIDTH)
+        if len(line) + 1 + len(fastest) <= WIDTH:
+            yield f"{line} {fastest}"
+        else:
+            yield line.rstrip()
+            yield _cut(f"    fastest: {fastest}", WIDTH)
     measured = sorted({model["acceptance_of"] for model in found["models"] if model["acceptance_of"]})
     if measured:
         yield f"accepted: share of the steps of {', '.join(measured)}; fastest: tokens/s by temperature."

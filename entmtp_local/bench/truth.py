@@ -21,6 +21,8 @@ NEAR_TIE = 0.03
 # not to be taken for rounding.
 _ROUNDINGS = 4
 MAX_NEAR_TIE = 0.25
+# How much less likely than the right one a number is that is no token of the model's: a large one, since JSON has no infinity.
+NO_TOKEN = 1e300
 # Of the chi-square test: one in ten thousand right arms would be refused.
 MIN_P = 1e-4
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from entmtp_local.cli.machine import MAX_THREADS
 from entmtp_local.cli.models import complete_model, find_model
 from entmtp_local.cli.options import HEAD_TYPES, MAX_N_CTX, parse_draft_head_type, parse_draft_vocab
 from entmtp_local.errors import UsageError
-from entmtp_local.files import check_writable
+from entmtp_local.files import check_writable, held
 from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -168,6 +169,13 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
     for name in ("json_file", "report"):
         if options[name] is not None:
             check_writable(options[name])
+    if options["resume"] and options["json_file"] is None:
+        raise UsageError("--resume goes on with the file of --json FILE; name it.")
+    with nullcontext() if options["json_file"] is None else held(options["json_file"]):
+        return _run(models, options)
+
+
+def _run(models: tuple[str, ...], options: dict[str, Any]) -> int:
     files = [find_model(model, options["mtp_model"]) for model in models or (None,)]
     chosen = _chosen(options["tasks"] or workloads.NAMES, options["n_prompts"])
     stock = _stock(options)
@@ -193,17 +201,19 @@ def _bench(models: tuple[str, ...], options: dict[str, Any]) -> int:
             record.content["complete"] = True
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
-        out.clear()
+        finally:
+            out.clear()
     found = results(record)
     record.content["results"] = found
     record.save()
-    for line in table(record.content, found):
-        click.echo(line)
+    # before the table, which may be cut off by who reads it
     if options["report"] is not None:
         # seldom wanted
         from entmtp_local.bench.report import write_report
 
         write_report(options["report"], record.content, found)
+    for line in table(record.content, found):
+        click.echo(line)
     if code:
         kept = options["json_file"]
         _note("interrupted; " + ("the same command with --resume goes on." if kept else "with --json FILE it could be resumed."))
@@ -216,7 +226,7 @@ def _measure(record: Record, benches: Sequence[BenchedModel], options: Mapping[s
     for each in benches:
         subject = each.subject(record)
         subjects.append(subject)
-        try_out(subject, plan)
+        try_out(subject, plan, say)
         plain_texts(record, subject, plan)
         look_for_settings(record, plan, subject, each.swept(), _SWEEP_PROMPTS, _SWEEP_TOKENS[options["sweep_effort"]], say)
         each.check_sweep(record)
@@ -275,7 +285,7 @@ def _settings(
         "sweep": options["sweep_effort"],
         "stock": _version(stock) if stock is not None else None,
         "stock_args": options["stock_args"],
-        "peers": {name: [Path(command[0]).name, *command[1:]] for name, command in peers.items()},
+        "peers": {name: [f"{Path(command[0]).name} {_digest(command[0])}", *command[1:]] for name, command in peers.items()},
     }
 
 
@@ -305,8 +315,9 @@ def _chosen(names: Sequence[str], n: int) -> dict[str, list[workloads.Prompt]]:
 
 def _stock(options: Mapping[str, Any]) -> Path | None:
     if options["no_stock"]:
-        if options["stock"] is not None:
-            raise UsageError("--stock and --no-stock exclude each other; give one of them.")
+        for name in ("stock", "stock_args"):
+            if options[name]:
+                raise UsageError(f"--{name.replace('_', '-')} and --no-stock exclude each other; give one of them.")
         return None
     if options["stock"] is not None:
         path: Path = options["stock"]
@@ -329,6 +340,8 @@ def _peers(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"--peer '{text}' cannot be read ({error}); give NAME=PATH and arguments.") from None
         if not name or not command:
             raise UsageError(f"--peer '{text}' is not NAME=PATH with the server's own arguments after it.")
+        if name in found:
+            raise UsageError(f"two peers are called '{name}'; rename one.")
         check_binary(Path(command[0]), f"--peer {name}", "give NAME=PATH of a server program")
         found[name] = tuple(command)
     return found
@@ -347,6 +360,14 @@ def _version(binary: Path) -> str:
     except (OSError, ValueError, AttributeError):
         digest = ""
     return " ".join(filter(None, [*lines[:1], digest])) or "unknown"
+
+
+def _digest(program: str) -> str:
+    """Tells two builds of one name apart."""
+    try:
+        return hashlib.sha256(Path(program).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return "unknown"
 
 
 def _note(text: str) -> None:

@@ -105,6 +105,7 @@ class BenchedModel:
         self.n_ctx = options["n_ctx"] or default_n_ctx(self.info)
         self.n_threads = options["n_threads"] or physical_cores()
         self._effort = options["sweep_effort"]
+        self._draft_vocab: int | None = options["draft_vocab"]
         self._stock_args = tuple(shlex.split(options["stock_args"]))
         needed = {
             0 if choice.full_head else options["draft_vocab"]
@@ -115,6 +116,7 @@ class BenchedModel:
         vocabs = sorted(needed, key=lambda vocab: -1 if vocab is None else vocab)
         self.prepared = in_child(prepare, files, opened, chosen, vocabs)
         self._check_room(options["n_tokens"])
+        self._check_tasks(list(chosen))
         self._base = SessionOptions(
             files.path,
             files.mtp_path,
@@ -136,6 +138,22 @@ class BenchedModel:
                         f"a prompt of {workload} has {len(ids)} tokens, which leaves no room for an answer of {n_tokens} in a "
                         f"context of {self.n_ctx}; give a larger -c or a smaller -n."
                     )
+
+    def _check_tasks(self, names: list[str]) -> None:
+        """Refuse policies that the profile has no figures for before anything is measured, and say what stands in for TASK.
+
+        Raises: ProfileError naming what the profile has.
+        """
+        for choice in self.choices:
+            profile = self._profile(choice)
+            for workload in names if profile is not None else ():
+                policy = parse_policy(choice.policy.replace("TASK", _task(profile, workload)))
+                if policy.needs_profile and profile is not None:
+                    policy.calibrated(profile)
+        by_task = any("TASK" in choice.policy for choice in self.choices)
+        missing = [name for name in names if any(name not in profile.tasks for profile in self.prepared.profiles.values())]
+        if by_task and missing:
+            _note(f"the profile has no figures of {', '.join(missing)} alone: TASK stands for all tasks together there.")
 
     @property
     def about(self) -> dict[str, Any]:
@@ -169,9 +187,8 @@ class BenchedModel:
     def _arms(self, record: Record, temp: float, workload: str) -> list[Arm]:
         arms: list[Arm] = []
         for choice in self.choices:
-            profile = self.prepared.profiles.get(0 if choice.full_head else self._base.draft_vocab)
-            task = workload if profile is not None and workload in profile.tasks else ALL
-            arms.append(OurArm.of(choice, self._base, profile, task))
+            profile = self._profile(choice)
+            arms.append(OurArm.of(choice, self._base, profile, _task(profile, workload)))
         if self._stock is not None:
             arms.append(self._stock_arm(None))
             rows = record.content["models"][self._number].get("sweep", [])
@@ -181,6 +198,9 @@ class BenchedModel:
         arms += [self._serving.peer(name, command) for name, command in self._peers.items()]
         list(names_of(arms))
         return arms
+
+    def _profile(self, choice: OurChoice) -> Profile | None:
+        return self.prepared.profiles.get(0 if choice.full_head else self._draft_vocab)
 
     def _stock_arm(self, setting: StockSetting | None) -> ServerArm:
         assert self._stock is not None
@@ -197,6 +217,10 @@ class BenchedModel:
         rows = record.content["models"][self._number].get("sweep", [])
         if rows and all("error" in row for row in rows):
             _note(f"stock llama.cpp's MTP does not run with {self.info.path.name}: {rows[0]['error']}")
+
+
+def _task(profile: Profile | None, workload: str) -> str:
+    return workload if profile is not None and workload in profile.tasks else ALL
 
 
 def _note(text: str) -> None:

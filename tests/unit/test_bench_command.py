@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench_fakes import FakeArm
 from click.testing import CliRunner, Result
 from fakes import model_info
 from unit.test_cli import assert_one_line_error
+from unit.test_forecast import profile as fitted_profile
 
 from entmtp_local.bench.arms import OurArm, ServerArm
 from entmtp_local.bench.server import Server
@@ -23,8 +25,8 @@ from entmtp_local.chat.interrupt import never_lost
 from entmtp_local.cli import bench, bench_models
 from entmtp_local.cli.main import main
 from entmtp_local.errors import ServerError
+from entmtp_local.files import held
 from entmtp_local.speculative.cost import SIZES, CostTable
-from entmtp_local.speculative.profile import Profile
 
 
 class FakeOurs(FakeArm):
@@ -44,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def prepared(function: Any, path: Path, options: Any, chosen: Any, vocabs: Any) -> bench_models.Prepared:
         assert function is bench_models.prepare
         prompts = {name: [[ord(name[0]), i, 5] for i in range(len(some))] for name, some in chosen.items()}
-        profile = Profile(CostTable(dict.fromkeys(SIZES, 1.0)))
+        profile = replace(fitted_profile(), costs=CostTable(dict.fromkeys(SIZES, 1.0)))
         return bench_models.Prepared("a device", {"backend": "cpu"}, prompts, frozenset({1}), dict.fromkeys(vocabs, profile))
 
     monkeypatch.setattr(bench_models, "in_child", prepared)
@@ -124,9 +126,15 @@ def fake_gap() -> Any:
 def test_a_server_that_does_not_run_ends_it_at_once(machine: Path) -> None:
     for behave, words in (("die", "stock plain ended with code 3"), ("crash at load", "tensor 'blk.0' is missing")):
         found = call("a.gguf", *FEW, "--stock", machine, "--stock-args", f"--behave '{behave}'", "--policies", "off")
-        assert_one_line_error(found, 1, words)
+        assert_fails_when_tried(found, "stock plain", words)
     found = call("a.gguf", *FEW, "--no-stock", "--peer", f"other={machine} --behave page")
-    assert_one_line_error(found, 1, "other does not answer as a llama-server does")
+    assert_fails_when_tried(found, "other", "other does not answer as a llama-server does")
+
+
+def assert_fails_when_tried(found: Result, arm: str, words: str) -> None:
+    assert found.exit_code == 1 and found.stdout == ""
+    tried, error = found.stderr.splitlines()
+    assert tried == f"0 of 1: trying {arm} with a" and error.startswith("error: ") and words in error
 
 
 def test_mtp_that_does_not_run_is_a_result(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +182,16 @@ def test_ctrl_c_shows_what_there_is_and_resume_goes_on(machine: Path, tmp_path: 
         (("--stock", "missing"), ("there is no program missing for --stock", "scripts/setup --with-stock")),
         (("--stock", "a.gguf"), ("is not a program that can be run",)),
         (("--stock", "a.gguf", "--no-stock"), ("exclude each other",)),
+        (("--stock-args", "-fa on", "--no-stock"), ("--stock-args and --no-stock exclude each other",)),
+        (("--no-stock", "--peer", "x=llama-server", "--peer", "x=llama-server"), ("two peers are called 'x'",)),
+        (("--no-stock", "--policies", "entmtp:nosuch"), ("the profile has no task nosuch",)),
         (("--no-stock", "--peer", "x"), ("is not NAME=PATH",)),
         (("--no-stock", "--peer", "x=missing"), ("there is no program missing for --peer x",)),
         (("--no-stock", "--peer", "x='"), ("cannot be read",)),
         (("--no-stock", "--policies", "what"), ("there is no policy 'what'",)),
         (("--no-stock", "--policies", "off@half"), ("unknown mark @half",)),
         (("--no-stock", "--json", "missing/out.json"), ("cannot be written",)),
+        (("--no-stock", "--json", "missing.json", "--resume"), ("there is no missing.json to go on with",)),
         (("--no-stock", "--resume"), ("--resume goes on with the file of --json",)),
         (("--no-stock", "-c", "256", "-n", "256"), ("leaves no room",)),
         (("--no-stock", "--task", "nothing"), ("There is no workload nothing",)),
@@ -189,6 +201,20 @@ def test_mistakes_are_one_line(machine: Path, arguments: tuple[str, ...], words:
     found = call("a.gguf", *arguments)
     assert found.exit_code in (1, 2)
     assert_one_line_error(found, found.exit_code, *words)
+
+
+def test_two_runs_do_not_write_one_file(machine: Path, tmp_path: Path) -> None:
+    arguments = ("a.gguf", *FEW, "--no-stock", "--policies", "off", "--json", "out.json")
+    with held(tmp_path / "out.json"):
+        assert_one_line_error(call(*arguments), 2, "another program writes out.json")
+    assert call(*arguments).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_it_says_what_stands_for_a_workload_that_was_not_calibrated(machine: Path) -> None:
+    found = call("a.gguf", *FEW, "--no-stock", "--policies", "off,medusa:2:TASK", "--rounds", "1")
+    assert found.exit_code == 0, found.output
+    assert "no figures of code, prose alone: TASK stands for all tasks together" in found.stderr
 
 
 def test_a_list_of_temperatures_is_checked(machine: Path) -> None:

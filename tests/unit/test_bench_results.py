@@ -63,9 +63,21 @@ def test_without_stock_ratios_are_over_plain_decoding() -> None:
 
 def test_few_pairs_and_noise_are_said() -> None:
     text = shown(measured([FakeArm("throughput", speed=150.0), *stock()], n_rounds=2))
-    assert "1.25?" in text and "? not to be relied on: fewer than 5 pairs." in text
+    assert "1.25?" in text and "? not to be relied on: fewer than 5 pairs; --rounds 5 gives enough" in text
     noisy = FakeArm("throughput", speed=lambda i: 100.0 if i % 4 < 2 else 200.0)
     assert "spreads over" in shown(measured([noisy, *stock()]))
+
+
+def test_a_stock_arm_that_is_ahead_of_the_base_is_said() -> None:
+    base, other = (10.0, 20.0, 30.0, 40.0, 50.0), (12.0, 24.0, 36.0, 25.0, 25.0)  # medians 30 and 25, most ratios 1.2
+    arms = [
+        FakeArm("stock plain", "stock", speed=lambda i: base[i // 2]),
+        FakeArm("stock mtp:3", "stock", speed=lambda i: other[i // 2]),
+    ]
+    record = measured([FakeArm("off"), *arms], n_rounds=5)
+    block = results(record)["blocks"][0]
+    assert block["base"] == "stock plain"
+    assert any("ahead of the base" in doubt for doubt in block["arms"]["stock mtp:3"]["ratio"]["doubts"])
 
 
 def test_an_invalid_arm_has_no_figures() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bench_fakes import FakeArm, begin, plan, subject, wrong_from_5
+from bench_fakes import N_VOCAB, FakeArm, begin, plan, subject, wrong_from_5
 
 from entmtp_local.bench.arms import StockSetting, sweep
 from entmtp_local.bench.record import Record
@@ -133,6 +134,15 @@ def test_a_text_that_ends_elsewhere_is_judged_by_the_tokens_that_end_texts() -> 
     assert set(invalid_arms(record, 0)) == {"b"}
 
 
+@pytest.mark.parametrize("token", [N_VOCAB, -5])
+def test_a_number_that_is_no_token_is_wrong_text(token: int) -> None:
+    arm = FakeArm("b", "peer", edit=lambda tokens: [*tokens[:3], token, *tokens[4:]])
+    a_plan = plan(n_rounds=1, workloads=("code",))
+    record = begin(a_plan)
+    go(record, a_plan, subject([arm], gap=0.0))
+    assert f"token 3 is {token}, which the model does not have" in invalid_arms(record, 0)["b"]
+
+
 # -- going on
 
 
@@ -174,12 +184,54 @@ def test_ctrl_c_keeps_finished_visits_and_resume_goes_on(tmp_path: Path) -> None
     assert len(again.content["visits"]) == 16
 
 
+def test_a_difference_that_nobody_looked_at_is_looked_at_when_resumed() -> None:
+    arms = [FakeArm("a"), FakeArm("b", edit=wrong_from_5)]
+    a_plan = plan(n_rounds=1, workloads=("code",))
+    record, about = begin(a_plan), subject(arms, gap=0.5)
+    go(record, a_plan, about)
+    record.content["judged"] = {}  # as where Ctrl-C came just before
+    assert "--resume" in invalid_arms(record, 0)["b"], "no speed is shown before it is known what was written"
+    measure(record, a_plan, [about], quiet)
+    assert "wrong text: token 5" in invalid_arms(record, 0)["b"]
+    assert len(record.content["visits"]) == 2
+
+
+def test_finished_rounds_are_not_overwritten(tmp_path: Path) -> None:
+    path, a_plan = tmp_path / "bench.json", plan(n_rounds=1)
+    record = Record.begin(path, begin(a_plan).content["settings"], "now", resume=False)
+    record.content["models"] = begin(a_plan).content["models"]
+    go(record, a_plan, subject([FakeArm("a")]))
+    record.content["complete"] = True
+    record.save()
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="holds the rounds of a finished run; go on with --resume and more --rounds"):
+        Record.begin(path, {}, "later", resume=False)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"visits": [{}]},
+        {"models": [1]},
+        {"visits": [{"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours"}]},
+        {"visits": [{"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours", "texts": [{}]}]},
+        {"judged": {"0/code/0/1/2": 5}},
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(begin(plan()).content | damage))
+    with pytest.raises(UsageError, match="is damaged"):
+        Record.read(path)
+
+
 def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     Record.begin(path, {"n_rounds": 6, "n_tokens": 256, "device": "a"}, "now", resume=False).save()
     for settings, word in [
-        ({"n_rounds": 6, "n_tokens": 128, "device": "b"}, r"\(device, n_tokens\)"),
-        ({"n_rounds": 5, "n_tokens": 256, "device": "a"}, r"\(n_rounds\)"),
+        ({"n_rounds": 6, "n_tokens": 128, "device": "b"}, r'\(device "a", now "b"; n_tokens 256, now 128\)'),
+        ({"n_rounds": 5, "n_tokens": 256, "device": "a"}, r"\(n_rounds 6, now 5\)"),
     ]:
         with pytest.raises(UsageError, match=word):
             Record.begin(path, settings, "now", resume=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,6 +89,20 @@ def test_it_is_ended_with_the_context_and_when_it_will_not_end(monkeypatch: pyte
     assert not is_running(pid)
 
 
+def test_a_server_behind_a_script_is_ended_too(tmp_path: Path) -> None:
+    script, noted = tmp_path / "llama-server", tmp_path / "pid"
+    script.write_text(f'#!/bin/sh\n{shlex.join(FAKE)} "$@" &\necho $! > {shlex.quote(str(noted))}\nwait\n')
+    script.chmod(0o755)
+    with Server("the server", [str(script), "-m", "x.gguf"], Path("x.gguf")) as server:
+        pid = int(noted.read_text())
+        assert is_running(pid) and pid != server.pid
+    for _ in range(100):
+        if not is_running(pid):
+            break
+        time.sleep(0.02)
+    assert not is_running(pid)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 def test_it_dies_with_a_program_that_is_killed() -> None:
     code = (
@@ -146,6 +161,12 @@ def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatc
         ("page", ("does not answer as a llama-server does",)),
         ("refuse", ("refused a prompt of 3 tokens: Prompt contains invalid tokens",)),
         ("no timings", ("has no timings",)),
+        ("huge token", ("as a token; it does not answer as a llama-server does",)),
+        ("counts nothing", ("cannot be: 8 tokens in 0 ms",)),
+        ("counts back", ("cannot be: 8 tokens in -45 ms",)),
+        ("counts no number", ("cannot be: 8 tokens in nan ms",)),
+        ("counts for ever", ("cannot be: 8 tokens in inf ms",)),
+        ("counts too many", ("has no timings",)),
         ("miscounts", ("gives 8 tokens and counts 13",)),
         ("reuses prompts", ("read 2 tokens of a prompt of 3",)),
         ("counts too much", ("contradict the clock",)),
