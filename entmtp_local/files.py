@@ -113,16 +113,24 @@ def held(path: Path) -> Iterator[None]:
 
     Raises: UsageError where one does.
     """
-    place = path.with_name(f".{path.name}.lock")
     try:
+        place = _place(path)
+        place = place.with_name(f".{place.name}.lock")
         file = place.open("a")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # one that ends meanwhile takes the name away, under which the next one locks another file
+            is_ours = os.fstat(file.fileno()).st_ino == place.stat().st_ino
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
         except OSError:
-            raise UsageError(f"another program writes {path}; let it end, or name another file.") from None
+            # a file system without locks
+            is_ours = True
+        if not is_ours:
+            raise UsageError(f"another program writes {path}; let it end, or name another file.")
         try:
             yield
         finally:

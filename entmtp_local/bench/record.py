@@ -14,6 +14,9 @@ from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file, reason, replace_file
 
 FORMAT, VERSION = "entmtp-local bench", 1
+# What results are computed from, beside the numbers that are looked at one by one.
+_OF_A_VISIT = {"texts", "load_seconds", "resident_bytes", "device_bytes"}
+_OF_A_TEXT = {"compared", "loops", "ended", "n_prompt", "n_steps", "n_drafted", "accepted_per_depth", "parts", "pace"}
 _SHOWN = 60  # characters of a setting in a sentence
 
 
@@ -110,7 +113,10 @@ def _is_visit(visit: object) -> bool:
     return (
         isinstance(visit, dict)
         and visit.keys() >= {"round", "model", "temp", "workload", "arm", "kind"}
-        and ("error" in visit or (isinstance(visit.get("texts"), list) and all(map(_is_text, visit["texts"]))))
+        and (
+            "error" in visit
+            or (visit.keys() >= _OF_A_VISIT and isinstance(visit["texts"], list) and all(map(_is_text, visit["texts"])))
+        )
     )
 
 
@@ -118,7 +124,11 @@ def _is_text(text: object) -> bool:
     if not isinstance(text, dict):
         return False
     numbers = [text.get(name) for name in ("prompt", "n", "prefill_seconds", "decode_seconds")]
-    return all(isinstance(number, (int, float)) and number >= 0 for number in numbers) and "compared" in text
+    return (
+        all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+        and text.keys() >= _OF_A_TEXT
+        and (not text["compared"] or "difference" in text)
+    )
 
 
 def _lines(content: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ def invalid_arms(record: Record, number: int) -> dict[str, str]:
             )
             found[arm] = f"wrong text: token {first['at']} {what} ({truth['wrong']} of {truth['compared']} texts)"
         elif truth["unjudged"]:
-            found[arm] = "its text differs from plain decoding's, and whether that is right was not looked at; --resume does"
+            found[arm] = (
+                "its text differs from plain decoding's, and whether that is right was not looked at; with --json, --resume does"
+            )
         elif sampled.get("same") is False:
             found[arm] = f"wrong distribution: sampled tokens are not those of plain decoding (p = {sampled['p_value']:.1g})"
     return found
@@ -116,11 +119,13 @@ def _block(
                 row["ratio"], row["ratio_of_loops"] = _as_json(ratio), _as_json(looping)
                 if ratio is not None:
                     ratios[arm] = ratio
-                    if kinds[arm] == "stock" and arm != base and ratio.value > _AHEAD_OF_BASE:
-                        row["ratio"]["doubts"].append(
-                            f"{arm} was ahead of the base in most rounds, and behind it by its median speed"
-                        )
         rows[arm] = row
+    ahead = [arm for arm, ratio in ratios.items() if kinds[arm] == "stock" and ratio.value > _AHEAD_OF_BASE]
+    if ahead:
+        doubt = f"{ahead[0]} was ahead of the base in most rounds, and behind it by its median speed"
+        for arm, ratio in ratios.items():
+            ratios[arm] = replace(ratio, doubts=(*ratio.doubts, doubt))
+            rows[arm]["ratio"] = _as_json(ratios[arm])
     return {**about, "base": base, "arms": rows}, ratios
 
 
@@ -143,7 +148,7 @@ def _figures(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     known = [speed for speed in speeds if speed is not None]
     n_steps = sum(text["n_steps"] or 0 for text in straight)
     # a pass that ends the text has brought its last token, which is none of the n
-    n_tokens = sum(max(0, text["n"] - 1) + text["ended"] for text in straight)
+    n_tokens = sum(max(0, text["n"] - 1 + text["ended"]) for text in straight)
     per_depth: list[int] = []
     for text in straight:
         per_depth += [0] * (len(text["accepted_per_depth"]) - len(per_depth))

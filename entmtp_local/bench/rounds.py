@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -156,8 +156,9 @@ def measure(
     """Go through all rounds; visits that the record has are not repeated, an arm that failed is not visited again."""
     for subject in subjects:
         for before in record.visits(model=subject.number):
-            # an interruption may have come between a visit and what its texts were worth
-            _judge(record, subject, before)
+            # an interruption may have come between a visit and what its texts were worth; without that it has no figures
+            with suppress(EntMTPError):
+                _judge(record, subject, before)
     every = list(visits(plan, subjects))
     for done, visit in enumerate(every):
         number, arm = visit.subject.number, visit.arm

@@ -96,20 +96,25 @@ class Server:
 
     def close(self) -> None:
         """End the process and those that it started. Harmless when called twice."""
+        try:
+            self._end()
+        finally:
+            self._log.close()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             # the process is the first of its session: a server behind a script of the user's is in its group
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS forbids what has ended
                 os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._log.close()
+                process.wait()
 
     # -- starting
 
@@ -144,6 +149,7 @@ class Server:
                     raise ServerError(
                         f"{self.name} found its ports taken by other programs {_N_PORTS} times; run the command again."
                     )
+                self._end()
                 return False
             if self._is_ready():
                 self._check_identity()
@@ -221,9 +227,9 @@ class Server:
             prefill = float(timings["prompt_ms"]) / 1e3  # type: ignore[index]
             n_drafted, n_accepted = int(timings.get("draft_n", 0)), int(timings.get("draft_n_accepted", 0))  # type: ignore[union-attr]
             n_read = int(timings["prompt_n"])  # type: ignore[index]
+            counts = tuple(map(float, (n_counted, n_drafted, n_accepted, milliseconds, prefill)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise ServerError(f"the answer of {self.name} has no timings of llama-server's; it cannot be measured.") from None
-        counts = (n_counted, n_drafted, n_accepted, milliseconds, prefill)
         if not all(math.isfinite(count) and count >= 0 for count in counts) or (n_counted > 1 and not milliseconds):
             raise ServerError(
                 f"the timings of {self.name} cannot be: {n_counted} tokens in {milliseconds:g} ms, {n_accepted} of {n_drafted} "

@@ -17,7 +17,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -347,7 +346,7 @@ def _tile_args(compiler: str) -> tuple[str, ...]:
 
     Source: GCC's bug 114098.
     """
-    command = [*shlex.split(compiler), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    command = [*compiler.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     macros = dict(re.findall(r"^#define (\w+) (.*)$", done.stdout, re.MULTILINE))
     is_affected = "__AMX_TILE__" in macros and "__clang__" not in macros and int(macros["__GNUC__"]) < 14

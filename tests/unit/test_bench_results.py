@@ -77,7 +77,9 @@ def test_a_stock_arm_that_is_ahead_of_the_base_is_said() -> None:
     record = measured([FakeArm("off"), *arms], n_rounds=5)
     block = results(record)["blocks"][0]
     assert block["base"] == "stock plain"
-    assert any("ahead of the base" in doubt for doubt in block["arms"]["stock mtp:3"]["ratio"]["doubts"])
+    for arm in ("off", "stock mtp:3"):
+        assert any("ahead of the base" in doubt for doubt in block["arms"][arm]["ratio"]["doubts"])
+    assert "ahead of the base" in str(results(record)["summary"][0]["arms"]["off"]["ratio"]["doubts"])
 
 
 def test_an_invalid_arm_has_no_figures() -> None:

@@ -26,6 +26,9 @@ from entmtp_local.bench.rounds import (
 from entmtp_local.bench.worker import END
 from entmtp_local.errors import UsageError
 
+VISIT = {"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours"}
+VISIT |= {"load_seconds": 1.0, "resident_bytes": None, "device_bytes": None}
+
 
 def quiet(*_: object) -> None: ...
 
@@ -214,8 +217,9 @@ def test_finished_rounds_are_not_overwritten(tmp_path: Path) -> None:
     [
         {"visits": [{}]},
         {"models": [1]},
-        {"visits": [{"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours"}]},
-        {"visits": [{"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours", "texts": [{}]}]},
+        {"visits": [VISIT]},
+        {"visits": [{**VISIT, "texts": [{}]}]},
+        {"visits": [{**VISIT, "texts": [{"prompt": 0, "n": 1, "prefill_seconds": 1, "decode_seconds": 1, "compared": True}]}]},
         {"judged": {"0/code/0/1/2": 5}},
     ],
 )
