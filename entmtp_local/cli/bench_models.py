@@ -105,7 +105,6 @@ class BenchedModel:
         self.n_ctx = options["n_ctx"] or default_n_ctx(self.info)
         self.n_threads = options["n_threads"] or physical_cores()
         self._effort = options["sweep_effort"]
-        self._draft_vocab: int | None = options["draft_vocab"]
         self._stock_args = tuple(shlex.split(options["stock_args"]))
         needed = {
             0 if choice.full_head else options["draft_vocab"]
@@ -116,7 +115,6 @@ class BenchedModel:
         vocabs = sorted(needed, key=lambda vocab: -1 if vocab is None else vocab)
         self.prepared = in_child(prepare, files, opened, chosen, vocabs)
         self._check_room(options["n_tokens"])
-        self._check_tasks(list(chosen))
         self._base = SessionOptions(
             files.path,
             files.mtp_path,
@@ -126,6 +124,7 @@ class BenchedModel:
             draft_vocab=options["draft_vocab"],
             draft_head_type=options["draft_head_type"],
         )
+        self._check_tasks(list(chosen))
         self._serving = Serving(
             files.path, files.mtp_path, self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog
         )
@@ -200,7 +199,7 @@ class BenchedModel:
         return arms
 
     def _profile(self, choice: OurChoice) -> Profile | None:
-        return self.prepared.profiles.get(0 if choice.full_head else self._draft_vocab)
+        return self.prepared.profiles.get(0 if choice.full_head else self._base.draft_vocab)
 
     def _stock_arm(self, setting: StockSetting | None) -> ServerArm:
         assert self._stock is not None
