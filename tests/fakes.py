@@ -151,9 +151,6 @@ class FakeSession:
     def n_past(self) -> int:
         return len(self._tokens)
 
-    def warm_up(self, sizes: Sequence[int]) -> None:
-        self.warmed_up = tuple(sizes)
-
     @property
     def tokens(self) -> list[int]:
         return list(self._tokens)
@@ -337,7 +334,7 @@ def install(monkeypatch: pytest.MonkeyPatch, session: FakeSession, about: ModelI
     monkeypatch.setattr(forecast, "key_for", lambda *_: KEY)
     monkeypatch.setattr(forecast, "library", native_library)
     monkeypatch.setattr(options, "Session", Opener)
-    monkeypatch.setattr(options, "warm_up", FakeSession.warm_up)
+    monkeypatch.setattr(options, "warm_up", lambda *_: None)
     # a device on which more nodes cost next to nothing
     costs = CostTable({size: 1.0 + 0.001 * size for size in SIZES})
     monkeypatch.setattr(options, "profile_for", lambda *_: Profile(costs))

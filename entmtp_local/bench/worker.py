@@ -22,7 +22,7 @@ from entmtp_local.errors import EngineError, EntMTPError
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import CopyDrafter
-from entmtp_local.speculative.policy import parse_policy, sizes_of
+from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree
@@ -77,7 +77,7 @@ class Answering:
             if setup.profile.head is not None:
                 self._session.adopt_draft_head(setup.profile.head)
             self._policy.calibrated(setup.profile)
-        warm_up(session, sizes_of(self._policy))
+        warm_up(session, sizes_of(self._policy), drafted_by(self._policy))
 
     def complete(self, request: Request) -> Text:
         session = self._session

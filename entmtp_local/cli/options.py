@@ -35,7 +35,7 @@ from entmtp_local.native.timing import warm_up
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.entmtp import EntMTP
-from entmtp_local.speculative.policy import COMMON, KNOWN, parse_policy, sizes_of
+from entmtp_local.speculative.policy import COMMON, KNOWN, drafted_by, parse_policy, sizes_of
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.sampling import MAX_SEED, SamplingOptions, model_defaults, parse_bias
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, AcceptanceRule, Strict, parse_acceptance
@@ -340,7 +340,7 @@ def ready_policy(plan: Plan, session: Session, note: Callable[[str], None]) -> P
         if profile.head is not None:
             session.adopt_draft_head(profile.head)
         policy.calibrated(profile)
-    warm_up(session, sizes_of(policy))
+    warm_up(session, sizes_of(policy), drafted_by(policy))
     return policy
 
 

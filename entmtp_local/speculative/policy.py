@@ -44,6 +44,11 @@ def sizes_of(policy: Policy) -> tuple[int, ...]:
     return tuple(size for size in SIZES if size <= most) if policy.needs_profile else tuple(sorted({1, most}))
 
 
+def drafted_by(policy: Policy) -> TreeShape:
+    """The shape that a policy's drafts are likely to have, as far as the engine's graphs tell shapes apart."""
+    return policy.shape if isinstance(policy, StaticPolicy) else TreeShape.chain(policy.max_depth)
+
+
 def parse_policy(text: str) -> Policy:
     """The policy that a `--policy` value names.
 

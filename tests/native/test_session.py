@@ -20,9 +20,9 @@ from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import verification_seconds, warm_up
 from entmtp_local.speculative import draft_vocab
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
-from entmtp_local.speculative.policy import parse_policy
+from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of
 from entmtp_local.speculative.sampling import SamplingOptions
-from entmtp_local.speculative.tree import TreeShape
+from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 GREEDY = SamplingOptions(temp=0)
 KINDS = ["glm4moe", "mimo2", "qwen35", "step35", "gemma4"]
@@ -412,13 +412,62 @@ def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
         warm_up(session, (1, 2, 4))
         assert session.n_past == n_past > 0
         session.clear()
-        warm_up(session, (1, 2, 4, 64))
+        warm_up(session, (1, 2, 4, 64), TreeShape.chain(3))
         assert session.n_past == 0
         found, again = run(session, PROMPT, "chain:3", 30)
         assert found.tokens == expected.tokens
         session.clear()
         warm_up(session, (1, 2, 4), limit=0.0)
         assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
+
+
+def test_warming_up_builds_the_graphs_of_drafts() -> None:
+    """Of each number of tokens that may have been accepted before a draft."""
+    shape = TreeShape.chain(3)
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, n_threads=2, max_depth=3, max_nodes=3)) as session:
+
+        def n_reused() -> int:
+            return int(session._llama.llama_perf_context(session._ctx_mtp).n_reused)
+
+        def reused_by_drafts() -> list[int]:
+            session.clear()
+            session.prefill(PROMPT, lambda: False)
+            session.start(5)
+            session.draft(shape)
+            found = []
+            for n in range(1, 5):
+                tree = DraftTree(TreeShape.chain(n - 1), tuple(range(7, 7 + n)))
+                session.verify(tree)
+                session.commit(tree, range(n))
+                session.follow(tree, range(n), 9)
+                before = n_reused()
+                session.draft(shape)
+                found.append(n_reused() - before)
+            return found
+
+        # the draft behind the prompt has fed one token
+        assert reused_by_drafts() == [1, 0, 0, 0]
+    with Session.open(SessionOptions(SHIPPED, n_ctx=512, n_threads=2, max_depth=3, max_nodes=3)) as session:
+        warm_up(session, (1, 2, 3, 4), shape)
+        assert reused_by_drafts() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_warming_up_changes_no_text(tiny: Path, kind: str) -> None:
+    with open_session(tiny, kind, "throughput") as session:
+        expected = run(session, PROMPT, "chain:3", 20)[0].tokens
+        session.clear()
+        policy = parse_policy("throughput").within(session.limits)
+        warm_up(session, sizes_of(policy), drafted_by(policy))
+        assert run(session, PROMPT, "chain:3", 20)[0].tokens == expected
+
+
+def test_warming_up_where_there_is_little_room(tiny: Path) -> None:
+    with Session.open(SessionOptions(SHIPPED, n_ctx=64, n_threads=2, max_depth=30, max_nodes=30)) as session:
+        warm_up(session, (1, 2, 4, 31), TreeShape.chain(30))
+        assert session.n_past == 0
+        warm_up(session, (1,), TreeShape.chain(30), limit=0.0)
+        assert session.n_past == 0
 
 
 def test_measuring_costs_says_nothing_of_the_text() -> None:
