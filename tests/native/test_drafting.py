@@ -15,6 +15,7 @@ import pytest
 from native.conftest import SEQ, Bench, ints, other_back_end
 
 from entmtp_local.native import api as native
+from entmtp_local.native import library
 from entmtp_local.speculative.tree import TreeShape
 
 Open = Callable[..., Bench]
@@ -245,6 +246,32 @@ def test_catching_up_in_one_pass_or_in_several(drafter: Callable[..., DraftBench
         assert draft.code == drafts[0].code == 0
         assert draft.tokens == drafts[0].tokens
         assert draft.logp == pytest.approx(drafts[0].logp, abs=ATOL)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_only_keys_and_values_are_computed_of_tokens_that_are_only_fed(bench: Open, kind: str) -> None:
+    base: Any = ctypes.CDLL(str(next(library.engine_directory().glob("libggml-base.so"))))
+    base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    base.ggml_nrows.restype, base.ggml_nrows.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    rows: dict[str, list[int]] = {}
+
+    @ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+    def seen(tensor: int, ask: bool, _: Any) -> bool:
+        if ask:
+            name, _, _ = base.ggml_get_name(tensor).decode().partition("-")
+            rows.setdefault(name, []).append(base.ggml_nrows(tensor))
+        return not ask
+
+    b = bench(kind, mtp=True, n_rs_seq=3)
+    d = DraftBench(b, cb_eval=ctypes.cast(seen, type(b.llama.llama_context_default_params().cb_eval)))
+    assert rows["mtp_eh_proj"] == [len(PROMPT)]
+    assert "mtp_attn_out" not in rows
+    rows.clear()
+    assert b.decode([70, 61, 62], [-1, 0, 1]) == 0
+    assert d.push([70, 61, PENDING], [-1, 0, 1]) == 0
+    assert d.draft(*CHAIN).code == 0
+    assert rows["mtp_eh_proj"] == [2, 1, 1, 1]
+    assert rows["mtp_attn_out"] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [*FUSED, "glm4moe", "step35"])
