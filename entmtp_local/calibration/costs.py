@@ -41,9 +41,11 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
     if n_long > 0 and not stop():
         begin = perf_counter()
         session.prefill([0] * n_long, lambda: stop() or perf_counter() - begin > limit)
-        if session.n_past > 0:
+        n_past = session.n_past
+        if n_past > 0:
             taken = verification_seconds(session, (1,), limit, keep=True)[1]
-            per_token = max(0.0, (taken - verify[1]) / session.n_past)
+            # recurrent layers that store a state per token give up all of them with a pass that is not committed
+            per_token = max(0.0, (taken - verify[1]) / n_past) if session.n_past == n_past else 0.0
         session.clear()
     if session.limits.max_depth == 0 or stop():
         return CostTable(verify, per_token)

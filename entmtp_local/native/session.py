@@ -664,6 +664,7 @@ class Session:
         self.turn += 1
         self._tokens.clear()
         self._n_mtp = 0
+        self._n_levels.value = 0
         self._has_row = True
         if self._checkpoints is not None:
             self._checkpoints.clear()

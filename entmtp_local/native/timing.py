@@ -14,7 +14,8 @@ _N_ROUNDS = 6
 _IN_A_ROW = 3  # plain steps, of which the last one counts
 _N_DRAFTS = 4
 _N_FED = 2  # tokens that a draft is usually fed: one was accepted
-_MOST_FED = 9  # of which graphs are built at once
+_MOST_FED = 9  # of which graphs are built ahead
+_MOST_LEVELS = 16  # that one graph drafts; the engine's llama_entmtp_pass::N_LEVELS_MAX
 
 
 def verification_seconds(
@@ -48,7 +49,7 @@ def verification_seconds(
             if stop() or (perf_counter() > end and (i > 0 or size not in (1, 4))):
                 continue
             # plain decoding has nothing in between, and is faster for it
-            passes = [_verified_in(session, tree) for _ in range(_IN_A_ROW if size == 1 else 1)]
+            passes = [_verified_in(session, tree) for _ in range(_IN_A_ROW if size == 1 and i > 0 else 1)]
             taken[size].append(passes[-1])
     if not keep:
         session.clear()
@@ -58,7 +59,7 @@ def verification_seconds(
 def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY, limit: float = 1.0) -> None:
     """Have the engine build what verifying so many nodes takes, and drafting, rather than when tokens are waited for.
 
-    Does nothing behind committed tokens, which stay.
+    Does nothing behind committed tokens, which stay. Behind longer contexts graphs are others, every 256 tokens.
 
     Args:
         shape: that is drafted; a graph is built for each number of tokens that may have been accepted before.
@@ -67,19 +68,23 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
     if session.n_past:
         return
     end = perf_counter() + limit
-    n_fed = min(shape.max_depth + 1, _MOST_FED) if shape.n_nodes > 1 else 0
+    n_fed = min(shape.max_depth + 1, _MOST_FED) if 0 < shape.max_depth <= _MOST_LEVELS else 0
+    chains = _chains(session, sorted(sizes))
+    if sum(range(n_fed + 1)) + shape.n_nodes > session.n_ctx or not chains:
+        n_fed = 0
     with session.steady_draft_vocab():
         if n_fed:
-            session.prefill([0], lambda: False)
-            session.start(0)
-        for size, tree in _chains(session, sorted({*sizes, *range(1, n_fed + 1)})).items():
-            if perf_counter() > end:
-                break
-            if size > n_fed or session.n_past + size + shape.n_nodes > session.n_ctx:
-                _verified_in(session, tree)
+            _begin(session, shape)
+        fed = 0
+        for size, tree in chains.items():
+            if fed >= min(size, n_fed):
+                if perf_counter() < end:
+                    _verified_in(session, tree)
                 continue
-            _accepted(session, tree)
-            session.draft(shape)
+            while fed < min(size, n_fed) and perf_counter() < end:
+                fed += 1
+                _accept(session, tree, fed)
+                session.draft(shape)
     session.clear()
 
 
@@ -88,9 +93,8 @@ def draft_seconds(
 ) -> list[float]:
     """Seconds that drafting each shape takes, the median of some drafts. The session is empty afterwards."""
     session.clear()
-    session.prefill([0], lambda: False)
-    session.start(0)
     end = perf_counter() + limit
+    _begin(session, shapes[0])
     found = [_drafted_in(session, shape, 0.0 if stop() else end) for shape in shapes]
     session.clear()
     return found
@@ -114,12 +118,18 @@ def _verified_in(session: Session, tree: DraftTree) -> float:
     return taken
 
 
-def _accepted(session: Session, tree: DraftTree) -> None:
-    """Commit all of a chain, which the next draft is fed."""
-    path = range(tree.shape.n_nodes)
+def _begin(session: Session, shape: TreeShape) -> None:
+    """Fill an empty session, and draft once, so that no token of the beginning waits for the drafts that follow."""
+    session.prefill([0], lambda: False)
+    session.start(0)
+    session.draft(shape)
+
+
+def _accept(session: Session, tree: DraftTree, n: int) -> None:
+    """Verify a chain and commit its first n nodes, which the next draft is fed."""
     session.verify(tree)
-    session.commit(tree, path)
-    session.follow(tree, path, 0)
+    session.commit(tree, range(n))
+    session.follow(tree, range(n), 0)
 
 
 def _drafted_in(session: Session, shape: TreeShape, end: float) -> float:
@@ -127,7 +137,7 @@ def _drafted_in(session: Session, shape: TreeShape, end: float) -> float:
     tree = DraftTree(TreeShape.chain(_N_FED - 1), (0,) * _N_FED)
     taken: list[float] = []
     while len(taken) < _N_DRAFTS and (not taken or perf_counter() < end):
-        _accepted(session, tree)
+        _accept(session, tree, _N_FED)
         begin = perf_counter()
         session.draft(shape)
         taken.append(perf_counter() - begin)

@@ -20,7 +20,7 @@ from entmtp_local.speculative.profile import MAX_NODES as MAX_GROWN
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.static import NARROW, OFF, WIDE, StaticPolicy, chain
 from entmtp_local.speculative.throughput import VARIANTS, Throughput
-from entmtp_local.speculative.tree import TreeShape
+from entmtp_local.speculative.tree import ROOT_ONLY, TreeShape
 
 # The engine's LLAMA_ENTMTP_MAX_NODES, less the root.
 MAX_DRAFTED = 255
@@ -45,8 +45,10 @@ def sizes_of(policy: Policy) -> tuple[int, ...]:
 
 
 def drafted_by(policy: Policy) -> TreeShape:
-    """The shape that a policy's drafts are likely to have, as far as the engine's graphs tell shapes apart."""
-    return policy.shape if isinstance(policy, StaticPolicy) else TreeShape.chain(policy.max_depth)
+    """The shape that a policy drafts, as far as the engine's graphs tell shapes apart; the root alone where it has several."""
+    if isinstance(policy, StaticPolicy):
+        return policy.shape
+    return TreeShape.chain(policy.max_depth) if isinstance(policy, Guard | Throughput) else ROOT_ONLY
 
 
 def parse_policy(text: str) -> Policy:

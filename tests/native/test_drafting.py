@@ -28,6 +28,7 @@ RANKS = [0, 0, 1, 2, 0, 1, 0, 0, 2, 1]
 CHAIN = [-1, 0, 1, 2], [0, 0, 0, 0]
 
 CONTEXT_TYPE_MTP = 1
+Q8_0 = 8  # a ggml type
 # Two passes of different widths, F16 keys and values.
 ATOL = 0.03
 
@@ -265,13 +266,36 @@ def test_only_keys_and_values_are_computed_of_tokens_that_are_only_fed(bench: Op
     b = bench(kind, mtp=True, n_rs_seq=3)
     d = DraftBench(b, cb_eval=ctypes.cast(seen, type(b.llama.llama_context_default_params().cb_eval)))
     assert rows["mtp_eh_proj"] == [len(PROMPT)]
-    assert "mtp_attn_out" not in rows
+    assert not {"mtp_Qcur_full", "mtp_Qcur_normed", "mtp_attn_out", "mtp_ffn_out"} & set(rows)
     rows.clear()
     assert b.decode([70, 61, 62], [-1, 0, 1]) == 0
     assert d.push([70, 61, PENDING], [-1, 0, 1]) == 0
     assert d.draft(*CHAIN).code == 0
     assert rows["mtp_eh_proj"] == [2, 1, 1, 1]
-    assert rows["mtp_attn_out"] == [1, 1, 1]
+    assert rows["mtp_attn_out"] == rows["mtp_ffn_out"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "params", [{"flash_attn_type": 0}, {"flash_attn_type": 1}, {"flash_attn_type": 1, "type_k": Q8_0, "type_v": Q8_0}]
+)
+@pytest.mark.parametrize("kind", FUSED)
+def test_keys_and_values_of_fed_tokens_are_those_of_stock(bench: Open, kind: str, params: dict[str, int]) -> None:
+    """Stock feeds one token a pass, all of the block."""
+    b = bench(kind, mtp=True, n_rs_seq=3)
+    d = DraftBench(b, **params)
+    fed = [70, 61, PENDING]
+    assert b.decode([70, 61, 62], [-1, 0, 1]) == 0
+    assert d.push(fed, [-1, 0, 1]) == 0
+    hidden = [np.zeros(d.n_embd(), np.float32), *d.target_rows, *d.hidden(b.ctx, 3)[:2]]
+    draft = d.draft(*CHAIN)
+    assert draft.code == 0
+    d.mtp = b.context(ctx_type=CONTEXT_TYPE_MTP, ctx_other=b.ctx, **params)
+    d.api.set_nextn(d.mtp, True, True)
+    for token, row in zip([*PROMPT, *fed], hidden, strict=True):
+        d.decode_pair(token, row)
+    logp = log_softmax(b.logits(0, d.mtp))
+    assert draft.tokens[1] == int(logp.argmax())
+    assert draft.logp[1] == pytest.approx(float(logp.max()), abs=ATOL)
 
 
 @pytest.mark.parametrize("kind", [*FUSED, "glm4moe", "step35"])

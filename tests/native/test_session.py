@@ -416,58 +416,57 @@ def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
         assert session.n_past == 0
         found, again = run(session, PROMPT, "chain:3", 30)
         assert found.tokens == expected.tokens
+        assert again == drafts
         session.clear()
         warm_up(session, (1, 2, 4), limit=0.0)
         assert run(session, PROMPT, "chain:3", 30)[0].tokens == expected.tokens
 
 
-def test_warming_up_builds_the_graphs_of_drafts() -> None:
-    """Of each number of tokens that may have been accepted before a draft."""
+@pytest.mark.parametrize(("sizes", "is_warm"), [((1, 2, 3, 4), True), ((1, 4), True), ((), False)])
+def test_warming_up_builds_the_graphs_of_drafts(sizes: Sequence[int], is_warm: bool) -> None:
+    """Of each number of tokens that may have been accepted before a draft, and of one behind a prompt."""
     shape = TreeShape.chain(3)
     with Session.open(SessionOptions(SHIPPED, n_ctx=512, n_threads=2, max_depth=3, max_nodes=3)) as session:
 
-        def n_reused() -> int:
-            return int(session._llama.llama_perf_context(session._ctx_mtp).n_reused)
-
-        def reused_by_drafts() -> list[int]:
-            session.clear()
-            session.prefill(PROMPT, lambda: False)
-            session.start(5)
+        def reused() -> int:
+            """Graphs that a draft did not have to build."""
+            before = session._llama.llama_perf_context(session._ctx_mtp).n_reused
             session.draft(shape)
-            found = []
-            for n in range(1, 5):
-                tree = DraftTree(TreeShape.chain(n - 1), tuple(range(7, 7 + n)))
-                session.verify(tree)
-                session.commit(tree, range(n))
-                session.follow(tree, range(n), 9)
-                before = n_reused()
-                session.draft(shape)
-                found.append(n_reused() - before)
-            return found
+            return int(session._llama.llama_perf_context(session._ctx_mtp).n_reused - before)
 
-        # the draft behind the prompt has fed one token
-        assert reused_by_drafts() == [1, 0, 0, 0]
-    with Session.open(SessionOptions(SHIPPED, n_ctx=512, n_threads=2, max_depth=3, max_nodes=3)) as session:
-        warm_up(session, (1, 2, 3, 4), shape)
-        assert reused_by_drafts() == [1, 1, 1, 1]
+        warm_up(session, sizes, shape, limit=60.0)
+        session.prefill(PROMPT, lambda: False)
+        session.start(5)
+        found = [reused()]
+        for n in range(1, 5):
+            tree = DraftTree(TreeShape.chain(n - 1), tuple(range(7, 7 + n)))
+            session.verify(tree)
+            session.commit(tree, range(n))
+            session.follow(tree, range(n), 9)
+            found.append(reused())
+        # without it the draft behind the prompt builds the graph that one behind nothing accepted needs
+        assert found == ([1, 1, 1, 1, 1] if is_warm else [0, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_warming_up_changes_no_text(tiny: Path, kind: str) -> None:
+def test_warming_up_changes_no_draft(tiny: Path, kind: str) -> None:
     with open_session(tiny, kind, "throughput") as session:
-        expected = run(session, PROMPT, "chain:3", 20)[0].tokens
+        expected, drafts = run(session, PROMPT, "chain:3", 20)
         session.clear()
         policy = parse_policy("throughput").within(session.limits)
-        warm_up(session, sizes_of(policy), drafted_by(policy))
-        assert run(session, PROMPT, "chain:3", 20)[0].tokens == expected
+        warm_up(session, sizes_of(policy), drafted_by(policy), limit=60.0)
+        found, again = run(session, PROMPT, "chain:3", 20)
+        assert found.tokens == expected.tokens
+        assert again == drafts
 
 
-def test_warming_up_where_there_is_little_room(tiny: Path) -> None:
-    with Session.open(SessionOptions(SHIPPED, n_ctx=64, n_threads=2, max_depth=30, max_nodes=30)) as session:
-        warm_up(session, (1, 2, 4, 31), TreeShape.chain(30))
-        assert session.n_past == 0
-        warm_up(session, (1,), TreeShape.chain(30), limit=0.0)
-        assert session.n_past == 0
+@pytest.mark.parametrize("n_ctx", [1, 2, 5, 30, 64])
+def test_warming_up_where_there_is_little_room(n_ctx: int) -> None:
+    for policy in map(parse_policy, ("chain:3", "chain:30", "tree:wide", "throughput", "entmtp")):
+        options = SessionOptions(SHIPPED, n_ctx=n_ctx, n_threads=2, max_depth=policy.max_depth, max_nodes=policy.max_nodes)
+        with Session.open(options) as session:
+            warm_up(session, sizes_of(policy), drafted_by(policy))
+            assert session.n_past == 0
 
 
 def test_measuring_costs_says_nothing_of_the_text() -> None:
