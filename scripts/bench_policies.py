@@ -33,7 +33,8 @@ from entmtp_local.engine import Stats  # noqa: E402
 from entmtp_local.native.cores import physical_cores  # noqa: E402
 from entmtp_local.native.model_file import read_model  # noqa: E402
 from entmtp_local.native.session import Session, SessionOptions  # noqa: E402
-from entmtp_local.speculative.policy import parse_policy  # noqa: E402
+from entmtp_local.native.timing import warm_up  # noqa: E402
+from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of  # noqa: E402
 from entmtp_local.speculative.profile import ALL, Profile  # noqa: E402
 from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, parse_acceptance  # noqa: E402
@@ -86,6 +87,7 @@ def main() -> None:
             for policy in policies.values():
                 if policy.needs_profile:
                     policy.calibrated(profile)
+                warm_up(session, sizes_of(policy), drafted_by(policy))
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):
                 sampling = SamplingOptions(temp=options.temp, seed=i)

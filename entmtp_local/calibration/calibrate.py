@@ -25,7 +25,7 @@ from entmtp_local.engine import generate
 from entmtp_local.errors import ContextFullError, UsageError
 from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.session import Session, SessionOptions
-from entmtp_local.native.timing import draft_seconds
+from entmtp_local.native.timing import pass_seconds
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.policy import parse_policy
@@ -193,7 +193,7 @@ def _record(
     n_texts = sum(map(len, prompts.values()))
     n_tokens = effort.n_tokens
     if math.isfinite(effort.log_seconds) and n_texts:
-        position = costs.verify_seconds(1) + draft_seconds(session, [shape])[0]
+        position = costs.verify_seconds(1) + pass_seconds(session, (), [shape])[1][0]
         n_tokens = min(n_tokens, int(effort.log_seconds / (position * n_texts)))
     about = {
         "model": key.model,

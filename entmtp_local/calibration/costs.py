@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -10,13 +10,14 @@ from time import perf_counter
 
 from entmtp_local.errors import UsageError
 from entmtp_local.native.session import Session
-from entmtp_local.native.timing import draft_seconds, verification_seconds
+from entmtp_local.native.timing import pass_seconds
 from entmtp_local.speculative.cost import CostTable, without_interruptions
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.tree import TreeShape
 
 # Two chains, and a tree of which every level continues three nodes: what a level and what a wide one take.
 _WIDE = 3
+_LONG_ENOUGH = 2.0  # seconds of measuring
 
 
 def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
@@ -33,7 +34,9 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
 
 
 def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
-    verify = without_interruptions(verification_seconds(session, sizes, limit, stop=stop))
+    shapes = _shapes(session)
+    found, drafts = pass_seconds(session, sizes, list(shapes.values()), limit, at_least=_LONG_ENOUGH, stop=stop)
+    verify = without_interruptions(found)
     if 1 not in verify:
         return CostTable({1: 1.0})  # stopped at once
     per_token = 0.0
@@ -43,28 +46,38 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
         session.prefill([0] * n_long, lambda: stop() or perf_counter() - begin > limit)
         n_past = session.n_past
         if n_past > 0:
-            taken = verification_seconds(session, (1,), limit, keep=True)[1]
+            taken = pass_seconds(session, (1,), limit=limit, keep=True)[0][1]
             # recurrent layers that store a state per token give up all of them with a pass that is not committed
             per_token = max(0.0, (taken - verify[1]) / n_past) if session.n_past == n_past else 0.0
         session.clear()
-    if session.limits.max_depth == 0 or stop():
-        return CostTable(verify, per_token)
-    return _with_drafts(CostTable(verify, per_token), session, stop)
+    return _drafted(CostTable(verify, per_token), shapes, drafts)
 
 
 def with_drafts(costs: CostTable, session: Session, stop: Callable[[], bool]) -> CostTable:
     """The table with what drafts take now. The session is empty afterwards."""
+    shapes = _shapes(session)
     with session.steady_draft_vocab():
-        return _with_drafts(costs, session, stop)
+        drafts = pass_seconds(session, (), list(shapes.values()), at_least=_LONG_ENOUGH, stop=stop)[1]
+    return _drafted(costs, shapes, drafts)
 
 
-def _with_drafts(costs: CostTable, session: Session, stop: Callable[[], bool]) -> CostTable:
+def _shapes(session: Session) -> dict[str, TreeShape]:
+    """What is drafted to know what drafts take."""
     depth = session.limits.max_depth
+    if depth == 0:
+        return {}
     shapes = {"one": TreeShape.chain(1), "deep": TreeShape.chain(min(depth, 5))}
     if session.drafts_trees and depth >= 3:
         # three chains side by side
         shapes["wide"] = TreeShape.from_parents([-1, 0, 0, 0, *range(1, 1 + _WIDE * (min(depth, 5) - 1))])
-    seconds = dict(zip(shapes, draft_seconds(session, list(shapes.values()), stop=stop), strict=True))
+    return shapes
+
+
+def _drafted(costs: CostTable, shapes: Mapping[str, TreeShape], drafts: Sequence[float]) -> CostTable:
+    """The table with what these drafts took."""
+    if not drafts or 0.0 in drafts:
+        return costs
+    seconds = dict(zip(shapes, drafts, strict=True))
     n_more = shapes["deep"].max_depth - 1
     # where another program made the shallow draft look as long as the deep one, a level still is some part of a draft
     one = max(seconds["one"] / 10, (seconds["deep"] - seconds["one"]) / n_more) if n_more else seconds["one"]

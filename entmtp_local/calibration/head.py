@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.native.draft_head import COPIED_AHEAD
 from entmtp_local.native.session import Session
-from entmtp_local.native.timing import draft_seconds
+from entmtp_local.native.timing import pass_seconds
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, Int32Array, TreeShape
@@ -164,7 +164,7 @@ def _price(session: Session, sizes: Sequence[int], depth: int, plain: float, sto
     # twice: what else runs on this machine for a moment is not what a type costs
     for size in 2 * (list(dict.fromkeys((sizes[0], sizes[-1]))) if sizes else [None]):
         n_rows = session.set_draft_vocab(size) if size is not None else 0
-        one, deep = draft_seconds(session, shapes, stop=stop)
+        one, deep = pass_seconds(session, (), shapes, stop=stop)[1]
         # where another program made the shallow draft look as long as the deep one, a level still is some part of a draft
         level = max(one / 10, (deep - one) / (depth - 1)) if depth > 1 else one
         if level <= levels.get(n_rows, level):

@@ -11,49 +11,64 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 # Passes of each size that are timed, where there is time.
 _N_ROUNDS = 6
-_IN_A_ROW = 3  # plain steps, of which the last one counts
-_N_DRAFTS = 4
+_IN_A_ROW = 5  # plain steps, of which the last one counts: behind other passes they take up to a quarter longer
 _N_FED = 2  # tokens that a draft is usually fed: one was accepted
 _MOST_FED = 9  # of which graphs are built ahead
 _MOST_LEVELS = 16  # that one graph drafts; the engine's llama_entmtp_pass::N_LEVELS_MAX
 
 
-def verification_seconds(
+def pass_seconds(
     session: Session,
     sizes: Sequence[int],
+    shapes: Sequence[TreeShape] = (),
     limit: float = 3.0,
     *,
+    at_least: float = 0.0,
     keep: bool = False,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[int, float]:
-    """Seconds that chains of so many nodes take to verify, the median of as many passes as there is time for.
+) -> tuple[dict[int, float], list[float]]:
+    """Seconds that passes take, the median of as many rounds as there is time for, in each of which each is timed.
 
     The least of some would be what a pass takes at its best, and passes of many nodes, which compute more, are further from that
     than passes of one.
 
     Args:
-        sizes: nodes, the root included; those that do not fit are left out.
-        limit: seconds after which no more is measured than what one and four nodes take.
+        sizes: nodes of chains that are verified, the root included; those that do not fit are left out.
+        shapes: that are drafted.
+        limit: seconds after which no more is measured than what one and four nodes and each draft take.
+        at_least: seconds that rounds go on for where they are short: memory is faster in some tenths of a second than in others.
         keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
         stop: polled between passes; what is found then may be little.
+    Returns: seconds by size, and of each shape; where it was stopped, 0 of a shape that was not drafted.
     """
+    assert not (keep and shapes), "drafts add to the committed tokens"
     if not keep:
         session.clear()
     trees = _chains(session, sorted(sizes, key=lambda size: (size not in (1, 4), size)))
     taken: dict[int, list[float]] = {size: [] for size in trees}
-    end = perf_counter() + limit
-    # Round by round, so that something else on this machine makes no single size dear. The first pass of a size builds its
+    drafted: list[list[float]] = [[] for _ in shapes]
+    begin = perf_counter()
+    end, i = begin + limit, 0
+    # Round by round, so that something else on this machine makes no single pass dear. The first pass of a size builds its
     # graph, which counts only where there is no time for another.
-    for i in range(_N_ROUNDS):
+    while not stop() and (i < _N_ROUNDS or perf_counter() < begin + min(at_least, limit)):
         for size, tree in trees.items():
             if stop() or (perf_counter() > end and (i > 0 or size not in (1, 4))):
                 continue
             # plain decoding has nothing in between, and is faster for it
             passes = [_verified_in(session, tree) for _ in range(_IN_A_ROW if size == 1 and i > 0 else 1)]
             taken[size].append(passes[-1])
+        if shapes and (i == 0 or perf_counter() < end):
+            _begin(session, shapes[0])
+            for shape, some in zip(shapes, drafted, strict=True):
+                if not stop() and (i == 0 or perf_counter() < end):
+                    some.append(_drafted_in(session, shape))
+            session.clear()
+        i += 1
     if not keep:
         session.clear()
-    return {size: median(some[1:] or some) for size, some in taken.items() if some}
+    found = {size: median(some[1:] or some) for size, some in taken.items() if some}
+    return found, [median(some[1:] or some or [0.0]) for some in drafted]
 
 
 def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY, limit: float = 1.0) -> None:
@@ -88,18 +103,6 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
     session.clear()
 
 
-def draft_seconds(
-    session: Session, shapes: Sequence[TreeShape], limit: float = 3.0, *, stop: Callable[[], bool] = lambda: False
-) -> list[float]:
-    """Seconds that drafting each shape takes, the median of some drafts. The session is empty afterwards."""
-    session.clear()
-    end = perf_counter() + limit
-    _begin(session, shapes[0])
-    found = [_drafted_in(session, shape, 0.0 if stop() else end) for shape in shapes]
-    session.clear()
-    return found
-
-
 def _chains(session: Session, sizes: Sequence[int]) -> dict[int, DraftTree]:
     """Chains of so many nodes; those that cannot be verified are left out."""
     limits = session.limits
@@ -119,7 +122,7 @@ def _verified_in(session: Session, tree: DraftTree) -> float:
 
 
 def _begin(session: Session, shape: TreeShape) -> None:
-    """Fill an empty session, and draft once, so that no token of the beginning waits for the drafts that follow."""
+    """Fill a session anew, and draft once, so that no token of the beginning waits for the drafts that follow."""
     session.prefill([0], lambda: False)
     session.start(0)
     session.draft(shape)
@@ -132,13 +135,9 @@ def _accept(session: Session, tree: DraftTree, n: int) -> None:
     session.follow(tree, range(n), 0)
 
 
-def _drafted_in(session: Session, shape: TreeShape, end: float) -> float:
-    """The median of some drafts. The first one builds a graph; where drafts take long, that is little of them."""
-    tree = DraftTree(TreeShape.chain(_N_FED - 1), (0,) * _N_FED)
-    taken: list[float] = []
-    while len(taken) < _N_DRAFTS and (not taken or perf_counter() < end):
-        _accept(session, tree, _N_FED)
-        begin = perf_counter()
-        session.draft(shape)
-        taken.append(perf_counter() - begin)
-    return median(taken[1:] or taken)
+def _drafted_in(session: Session, shape: TreeShape) -> float:
+    """A draft behind an accepted token."""
+    _accept(session, DraftTree(TreeShape.chain(_N_FED - 1), (0,) * _N_FED), _N_FED)
+    begin = perf_counter()
+    session.draft(shape)
+    return perf_counter() - begin

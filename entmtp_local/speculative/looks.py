@@ -7,17 +7,22 @@ _SPENT = 0.005  # share of the time that looks at drafts may take
 _AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 32  # steps that are not looked at one by one
-_PLAIN, _PLAIN_RUN = 128, 4  # steps between two looks at plain steps, and steps of one
+_PLAIN, _PLAIN_SEEN = 128, 2  # steps between two looks at plain steps, and those of one that tell what they take
 _FIRST_PLAIN = 8  # steps before the first one
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
 # every so many, and fewer at a time.
-_UNWANTED, _UNWANTED_RUN = (128, 1024), 3
+_UNWANTED, _UNWANTED_SEEN = (128, 1024), 1
 
 
 class Looks:
-    """Looks at more levels of drafts than seem to pay, and at steps that draft nothing."""
+    """Looks at more levels of drafts than seem to pay, and at steps that draft nothing.
 
-    def __init__(self) -> None:
+    Args:
+        unsettled: plain steps in a row after which they take what they take for long.
+    """
+
+    def __init__(self, unsettled: int = 2) -> None:
+        self._unsettled = unsettled
         self.exploring = False  # whether the step under way looks at drafts
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
@@ -59,7 +64,7 @@ class Looks:
             self._plain_left -= 1
         elif self._until_unwanted <= 0:
             self._until_unwanted = _UNWANTED[1]
-            self._plain_left = _UNWANTED_RUN - 1
+            self._plain_left = self._unsettled + _UNWANTED_SEEN - 1
         else:
             self._until_plain -= 1
             if self._until_plain > 0:
@@ -68,7 +73,7 @@ class Looks:
             if not wanted:
                 return False
             self._until_unwanted = _UNWANTED[1]
-            self._plain_left = _PLAIN_RUN - 1
+            self._plain_left = self._unsettled + _PLAIN_SEEN - 1
         # a look at drafts that was under way is over
         self.exploring, self._left = False, 0
         return True

@@ -29,7 +29,10 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 DEPTH, WIDTH = 8, 3
 _FIRST_STEPS = 8  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
-_UNSETTLED = 2  # plain steps in a row after which they take what they take for long
+# Plain steps in a row after which they take what they take for long: of a model that a processor's caches hold, which drafts
+# push out of them, and of a larger one.
+_UNSETTLED, _CACHED = (6, 2), 0.003  # seconds of a plain step of the first at most
+_CLEAR = 1.1  # times the rate of plain steps that calibration has to promise of drafts: what promises less is looked at first
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
@@ -90,6 +93,7 @@ class _Taken:
     outcome: Outcome
     choice: _Choice | None  # None where nothing was drafted
     n_past: int  # tokens in the context
+    begins: bool  # it is the first one of a text
     explores: bool  # it looked at drafts
     rests: bool  # drafts seemed not to pay
 
@@ -117,10 +121,11 @@ class Throughput:
         self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        self._levels, self._looks = Levels(), Looks()
+        self._levels, self._looks, self._unsettled = Levels(), Looks(), _UNSETTLED[1]
         self.least = -inf
         self._choice: _Choice | None = None  # of the step under way
-        self._n_past = 0  # tokens in the context before it
+        self._n_past, self._next_past = 0, -1  # tokens in the context before it, and before the next one if the text goes on
+        self._begins = True  # whether it is the first one of a text
         self._untaken: list[_Taken] = []  # steps that were not learnt from yet
         self._n_learnt = 0
         self._drafted_last = False
@@ -185,6 +190,8 @@ class Throughput:
         if ALL in profile.tasks and self._variant.learns:
             self.acceptance.load(profile.tasks[ALL].acceptance)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
+        self._unsettled = _UNSETTLED[self._seconds > _CACHED]
+        self._looks = Looks(self._unsettled)
         if ALL in profile.tasks:
             self._expect([ranks[0] for ranks in profile.tasks[ALL].by_rank[: self._depth]])
 
@@ -199,13 +206,16 @@ class Throughput:
         self._tokens, self._seconds = n_tokens, taken + self._draft_seconds(best)
         self._levels.expect(n_tokens - 1.0, taken - chains[0][1], best)
         self._choose()
+        if self._tokens / self._seconds < _CLEAR * self.plain_rate:
+            self._levels.pays = False
 
     def plan(self, evidence: Evidence) -> TreeShape:
         # of a step that failed before it could be learnt from
         self._choice = None
         if self.cost is None:
             return chain(min(3, self._depth)).shape
-        self._n_past = evidence.n_past
+        self._begins = evidence.n_past != self._next_past
+        self._n_past = self._next_past = evidence.n_past
         self.cost.at(evidence.n_past)
         if self._variant.extra:
             entropy = 1.0 if self._variant.constant or not self.needs_entropy else evidence.entropy
@@ -236,6 +246,7 @@ class Throughput:
         taken, verified = without_pause(seconds / n, self._seconds), verify_seconds / n
         self.cost.observe_verify(1, verified, n)
         self._beside[0] += in_a_row(_BESIDE, n) * (min(taken, seconds / n - verified) - self._beside[0])
+        self._next_past += n
         self._looks.passed(n, n * taken)
         self._accepted -= in_a_row(0.1, n) * self._accepted
         self._average(n, 1.0, taken)
@@ -301,11 +312,12 @@ class Throughput:
 
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
+        self._next_past += len(outcome.path)
         if self.cost is None or outcome.verified.copied:
             return
         explores, rests = self._looks.exploring, not self._levels.pays
         self._accepted += 0.1 * (len(outcome.path) - 1 - self._accepted)
-        self._untaken.append(_Taken(outcome, choice, self._n_past, explores, rests))
+        self._untaken.append(_Taken(outcome, choice, self._n_past, self._begins, explores, rests))
         if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) >= _TOGETHER:
             self._take_all()
 
@@ -347,7 +359,7 @@ class Throughput:
         shape, n_tokens = outcome.verified.shape, len(outcome.path)
         n_levels = outcome.drafted.shape.max_depth
         self._n_plain = 0 if n_levels else self._n_plain + 1
-        if shape.n_nodes > 1 or self._n_plain > _UNSETTLED:
+        if shape.n_nodes > 1 or self._n_plain > self._unsettled:
             # the first plain steps after drafts take longer than those that follow them
             cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         taken = without_pause(outcome.seconds, self._seconds)
@@ -365,13 +377,16 @@ class Throughput:
         elif step.explores:
             price = (n_levels - n_worth) * cost.level_seconds
         self._looks.took(taken, price)
-        # after steps that drafted nothing, a draft also feeds the head what was accepted meanwhile
-        if n_levels and self._drafted_last:
+        # a text's first draft also feeds the head its prompt, and after steps that drafted nothing what was accepted meanwhile
+        if n_levels and self._drafted_last and not step.begins:
             cost.observe_draft(n_levels, outcome.draft_seconds)
             # some of the first drafts build graphs
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
             if step.choice is not None:
                 self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
+        elif n_levels and step.choice is not None and not step.rests:
+            # which is a part of what drafts take
+            self._levels.compare(n_tokens, taken, step.choice.expected, self._rate)
         self._drafted_last = n_levels > 0
         self._average(1, n_tokens, taken)
 

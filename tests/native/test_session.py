@@ -17,7 +17,7 @@ from native.conftest import other_back_end
 from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError, ModelFileError
 from entmtp_local.native.session import Session, SessionOptions
-from entmtp_local.native.timing import verification_seconds, warm_up
+from entmtp_local.native.timing import pass_seconds, warm_up
 from entmtp_local.speculative import draft_vocab
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of
@@ -158,19 +158,24 @@ def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
 def test_costs_of_verification(tiny: Path) -> None:
     with open_session(tiny, "qwen35", "chain:7") as session:
         session.prefill(PROMPT, lambda: False)
-        found = verification_seconds(session, (1, 2, 3, 4, 6, 8, 12), limit=60.0)
+        shapes = [TreeShape.chain(1), TreeShape.chain(5)]
+        found, drafts = pass_seconds(session, (1, 2, 3, 4, 6, 8, 12), shapes, limit=60.0)
         assert sorted(found) == [1, 2, 3, 4, 6, 8], "12 nodes do not fit"
-        assert all(seconds > 0 for seconds in found.values())
+        assert all(seconds > 0 for seconds in (*found.values(), *drafts)) and len(drafts) == 2
         assert session.n_past == 0
         # a machine on which passes take long is not kept waiting
-        assert sorted(verification_seconds(session, (1, 2, 3, 4, 6, 8), limit=0.0)) == [1, 4]
+        found, drafts = pass_seconds(session, (1, 2, 3, 4, 6, 8), shapes, limit=0.0)
+        assert sorted(found) == [1, 4] and all(seconds > 0 for seconds in drafts)
+        assert pass_seconds(session, (1, 2), shapes, stop=lambda: True) == ({}, [0.0, 0.0])
+        session.prefill(PROMPT, lambda: False)
+        assert sorted(pass_seconds(session, (1, 2), keep=True)[0]) == [1, 2] and session.n_past == len(PROMPT)
         assert len(run(session, PROMPT, "chain:7", 20)[0].tokens) == 20
 
 
 @pytest.mark.parametrize(("kind", "most"), [("nemotron_h_moe", 9), ("bailingmoe3", 9), ("step35", 4), ("glm4moe", 16)])
 def test_no_chain_is_measured_that_cannot_be_rolled_back(tiny: Path, kind: str, most: int) -> None:
     with open_session(tiny, kind, "entmtp") as session:
-        found = verification_seconds(session, (1, 2, 4, 9, 10, 16), limit=60.0)
+        found, _ = pass_seconds(session, (1, 2, 4, 9, 10, 16), limit=60.0)
         assert max(found) == most
         assert len(run(session, PROMPT, "chain:3", 20)[0].tokens) == 20
 
