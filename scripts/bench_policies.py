@@ -87,6 +87,7 @@ def main() -> None:
             for policy in policies.values():
                 if policy.needs_profile:
                     policy.calibrated(profile)
+                session.clear()
                 warm_up(session, sizes_of(policy), drafted_by(policy))
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
             for i, ids in enumerate(prompts):

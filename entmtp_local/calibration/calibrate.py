@@ -51,7 +51,7 @@ class Effort:
         n_prompts: of each task.
         n_tokens: of each text, at most.
         n_nodes: of the tree that is logged.
-        cost_seconds: that measuring verifications may take, roughly.
+        cost_seconds: that measuring verifications may take, roughly, and drafts, and what a step takes beside them.
         log_seconds: that logging may take; texts get shorter where it would take more.
         n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
         head_seconds: that comparing rows to draft from may take for each of their types; 0 does not compare.
@@ -147,7 +147,8 @@ def calibrate(
     _check(stop)
     log = _record(session, key, prompts, sampling, effort, costs, say, stop, partial)
     say(0.9 if effort.n_checked else 0.95, "fitting")
-    costs = _with_step(session, costs, prompts, sampling)
+    costs = _with_step(session, costs, prompts, sampling, effort.cost_seconds, stop)
+    _check(stop)
     head = None
     if effort.head_seconds:
         head = choose_head(session, log, prompts, costs, _kinds(session, key), effort.head_seconds, stop)
@@ -193,7 +194,8 @@ def _record(
     n_texts = sum(map(len, prompts.values()))
     n_tokens = effort.n_tokens
     if math.isfinite(effort.log_seconds) and n_texts:
-        position = costs.verify_seconds(1) + pass_seconds(session, (), [shape])[1][0]
+        with session.steady_draft_vocab():
+            position = costs.verify_seconds(1) + pass_seconds(session, (), [shape])[1][0]
         n_tokens = min(n_tokens, int(effort.log_seconds / (position * n_texts)))
     about = {
         "model": key.model,
@@ -256,15 +258,23 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
     return found if same else fresh
 
 
-def _with_step(session: Session, costs: CostTable, prompts: Prompts, sampling: SamplingOptions) -> CostTable:
-    """The table with what a step takes beside draft and verification: scheduling, rollback and the head's queue."""
+def _with_step(
+    session: Session, costs: CostTable, prompts: Prompts, sampling: SamplingOptions, limit: float, stop: Stop
+) -> CostTable:
+    """The table with what a step takes beside draft and verification: scheduling, rollback and the head's queue.
+
+    Args:
+        limit: seconds after which no step is begun.
+    """
     ids = next((some[0] for some in prompts.values() if some), None)
     if ids is None:
         return costs
     session.clear()
     with session.new_sampler(replace(sampling, seed=0)) as sampler:
-        policy = parse_policy("chain:2").within(session.limits)
-        generation = generate(session, ids, policy=policy, sampler=sampler, max_tokens=24)
+        policy, end = parse_policy("chain:2").within(session.limits), perf_counter() + limit
+        generation = generate(
+            session, ids, policy=policy, sampler=sampler, max_tokens=24, stop=lambda: stop() or perf_counter() > end
+        )
         for _ in generation:
             pass
     session.clear()

@@ -25,7 +25,7 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
 
     Args:
         sizes: nodes of verifications, the root included.
-        limit: seconds that verifications may take, roughly; where passes are slow, fewer sizes are measured.
+        limit: seconds that verifications may take, and drafts, roughly; where passes are slow, fewer sizes are measured.
         n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
         stop: polled between passes; what is measured then is of no use.
     """
@@ -46,7 +46,8 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
         session.prefill([0] * n_long, lambda: stop() or perf_counter() - begin > limit)
         n_past = session.n_past
         if n_past > 0:
-            taken = pass_seconds(session, (1,), limit=limit, keep=True)[0][1]
+            # other passes in between, as above
+            taken = pass_seconds(session, (1, 4), limit=limit, keep=True, stop=stop)[0].get(1, verify[1])
             # recurrent layers that store a state per token give up all of them with a pass that is not committed
             per_token = max(0.0, (taken - verify[1]) / n_past) if session.n_past == n_past else 0.0
         session.clear()

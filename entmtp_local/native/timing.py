@@ -7,11 +7,11 @@ from statistics import median
 from time import perf_counter
 
 from entmtp_local.native.session import Session
+from entmtp_local.speculative.cost import unsettled
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
-# Passes of each size that are timed, where there is time.
+# Passes of each size and drafts of each shape that are timed at least, where there is time.
 _N_ROUNDS = 6
-_IN_A_ROW = 5  # plain steps, of which the last one counts: behind other passes they take up to a quarter longer
 _N_FED = 2  # tokens that a draft is usually fed: one was accepted
 _MOST_FED = 9  # of which graphs are built ahead
 _MOST_LEVELS = 16  # that one graph drafts; the engine's llama_entmtp_pass::N_LEVELS_MAX
@@ -35,7 +35,8 @@ def pass_seconds(
     Args:
         sizes: nodes of chains that are verified, the root included; those that do not fit are left out.
         shapes: that are drafted.
-        limit: seconds after which no more is measured than what one and four nodes and each draft take.
+        limit: seconds that verifications may take, and drafts, after which no more is measured than what one and four nodes and
+            each draft take.
         at_least: seconds that rounds go on for where they are short: memory is faster in some tenths of a second than in others.
         keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
         stop: polled between passes; what is found then may be little.
@@ -47,23 +48,27 @@ def pass_seconds(
     trees = _chains(session, sorted(sizes, key=lambda size: (size not in (1, 4), size)))
     taken: dict[int, list[float]] = {size: [] for size in trees}
     drafted: list[list[float]] = [[] for _ in shapes]
-    begin = perf_counter()
-    end, i = begin + limit, 0
+    begin, drafting, i = perf_counter(), 0.0, 0
     # Round by round, so that something else on this machine makes no single pass dear. The first pass of a size builds its
     # graph, which counts only where there is no time for another.
     while not stop() and (i < _N_ROUNDS or perf_counter() < begin + min(at_least, limit)):
         for size, tree in trees.items():
-            if stop() or (perf_counter() > end and (i > 0 or size not in (1, 4))):
+            if stop() or (perf_counter() - begin - drafting > limit and (i > 0 or size not in (1, 4))):
                 continue
+            seconds = _verified_in(session, tree)
             # plain decoding has nothing in between, and is faster for it
-            passes = [_verified_in(session, tree) for _ in range(_IN_A_ROW if size == 1 and i > 0 else 1)]
-            taken[size].append(passes[-1])
-        if shapes and (i == 0 or perf_counter() < end):
+            for _ in range(unsettled(seconds) if size == 1 and i > 0 else 0):
+                if not stop():
+                    seconds = _verified_in(session, tree)
+            taken[size].append(seconds)
+        if shapes and not stop() and (i == 0 or drafting < limit):
+            begun = perf_counter()
             _begin(session, shapes[0])
             for shape, some in zip(shapes, drafted, strict=True):
-                if not stop() and (i == 0 or perf_counter() < end):
+                if not stop():
                     some.append(_drafted_in(session, shape))
             session.clear()
+            drafting += perf_counter() - begun
         i += 1
     if not keep:
         session.clear()

@@ -17,7 +17,7 @@ from operator import mul
 import numpy as np
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context, FloatArray
-from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, without_pause
+from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, unsettled, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
@@ -29,9 +29,6 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 DEPTH, WIDTH = 8, 3
 _FIRST_STEPS = 8  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
-# Plain steps in a row after which they take what they take for long: of a model that a processor's caches hold, which drafts
-# push out of them, and of a larger one.
-_UNSETTLED, _CACHED = (6, 2), 0.003  # seconds of a plain step of the first at most
 _CLEAR = 1.1  # times the rate of plain steps that calibration has to promise of drafts: what promises less is looked at first
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
@@ -121,7 +118,7 @@ class Throughput:
         self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        self._levels, self._looks, self._unsettled = Levels(), Looks(), _UNSETTLED[1]
+        self._levels, self._looks, self._unsettled = Levels(), Looks(), 0
         self.least = -inf
         self._choice: _Choice | None = None  # of the step under way
         self._n_past, self._next_past = 0, -1  # tokens in the context before it, and before the next one if the text goes on
@@ -190,7 +187,7 @@ class Throughput:
         if ALL in profile.tasks and self._variant.learns:
             self.acceptance.load(profile.tasks[ALL].acceptance)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
-        self._unsettled = _UNSETTLED[self._seconds > _CACHED]
+        self._unsettled = unsettled(self._seconds)
         self._looks = Looks(self._unsettled)
         if ALL in profile.tasks:
             self._expect([ranks[0] for ranks in profile.tasks[ALL].by_rank[: self._depth]])
@@ -225,7 +222,7 @@ class Throughput:
         levels, looks = self._levels, self._looks
         if looks.at_plain_steps(levels.pays and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
-        explores = looks.at_drafts(not levels.pays, levels.least(True) < levels.least(False))
+        explores = looks.at_drafts(not levels.pays, not levels.pays or levels.least(True) < levels.least(False))
         if looks.begins:
             self._plain_seconds = 1 / self.plain_rate
             if not levels.pays:
@@ -236,7 +233,7 @@ class Throughput:
     def quiet(self) -> int:
         """How many of the steps to come will draft nothing, whatever they bring; they may be told to `rested` together."""
         variant = self._variant
-        if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._drafted_last:
+        if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._unsettled:
             return 0
         return self._looks.quiet(1 / self.plain_rate)
 
@@ -247,6 +244,7 @@ class Throughput:
         self.cost.observe_verify(1, verified, n)
         self._beside[0] += in_a_row(_BESIDE, n) * (min(taken, seconds / n - verified) - self._beside[0])
         self._next_past += n
+        self._n_plain += n
         self._looks.passed(n, n * taken)
         self._accepted -= in_a_row(0.1, n) * self._accepted
         self._average(n, 1.0, taken)
@@ -384,8 +382,8 @@ class Throughput:
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
             if step.choice is not None:
                 self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
-        elif n_levels and step.choice is not None and not step.rests:
-            # which is a part of what drafts take
+        elif n_levels and step.begins and step.choice is not None and not step.rests:
+            # the prompt is a part of what drafts take
             self._levels.compare(n_tokens, taken, step.choice.expected, self._rate)
         self._drafted_last = n_levels > 0
         self._average(1, n_tokens, taken)

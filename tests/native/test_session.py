@@ -6,7 +6,9 @@ import ctypes
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,12 @@ def test_costs_of_verification(tiny: Path) -> None:
         found, drafts = pass_seconds(session, (1, 2, 3, 4, 6, 8), shapes, limit=0.0)
         assert sorted(found) == [1, 4] and all(seconds > 0 for seconds in drafts)
         assert pass_seconds(session, (1, 2), shapes, stop=lambda: True) == ({}, [0.0, 0.0])
+        polls = count()
+        found, drafts = pass_seconds(session, (1, 2), shapes, stop=lambda: next(polls) > 4)
+        assert sorted(found) == [1, 2] and drafts[0] > 0 and drafts[1] == 0.0, "stopped between the first two drafts"
+        begin = perf_counter()
+        pass_seconds(session, (1,), at_least=0.3)
+        assert perf_counter() - begin >= 0.3
         session.prefill(PROMPT, lambda: False)
         assert sorted(pass_seconds(session, (1, 2), keep=True)[0]) == [1, 2] and session.n_past == len(PROMPT)
         assert len(run(session, PROMPT, "chain:7", 20)[0].tokens) == 20

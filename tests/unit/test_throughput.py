@@ -8,7 +8,9 @@
 | looking | looks at what drafts would bring that take more than their share of the time |
 | plain steps | plain decoding that is believed to be dearer than it is, and never tried |
 | less than expected | drafts that go on because no part of the price is wrong by itself |
-| beginning | a profile that says that drafts do not pay, or how many do, and is not heard |
+| beginning | a profile that says that drafts do not pay, or how many do, and is not heard; a small promise that is never tried |
+| first drafts | what they take beyond others, of every text, not counted |
+| small models | plain steps right behind drafts taken for what plain steps take |
 | certain drafts | drafts that stay short although everything is accepted |
 | the best chain | a long-run rate below that of the best fixed length |
 | calibration | chances that do not come to what is seen |
@@ -30,6 +32,7 @@ from fakes import stopped
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostModel, CostTable, without_interruptions
+from entmtp_local.speculative.guard import Guard
 from entmtp_local.speculative.profile import ALL, SETS, Profile, TaskFit, TreeSet
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
 from entmtp_local.speculative.throughput import _TOGETHER, Throughput
@@ -298,13 +301,19 @@ def test_steps_are_held_against_the_costs_of_their_own_context(before: int, afte
     assert policy.cost._base == pytest.approx(costs, rel=0.05)
 
 
+def promised(costs: CostTable, *accepted: float) -> Throughput:
+    """A policy whose calibration saw levels accepted so often."""
+    policy = Throughput()
+    by_rank, no_trees = tuple((each, 0.0) for each in accepted), TreeSet(trees=((),), edges=(), choice=(0,))
+    acceptance = AcceptanceModel().as_json()
+    fit = TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
+    policy.calibrated(Profile(costs, tasks={ALL: fit}))
+    return policy
+
+
 def test_it_begins_with_what_calibration_saw() -> None:
     def levels(*accepted: float) -> float:
-        policy = Throughput()
-        by_rank, no_trees = tuple((each, 0.0) for each in accepted), TreeSet(trees=((),), edges=(), choice=(0,))
-        acceptance = AcceptanceModel().as_json()
-        fit = TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
-        policy.calibrated(Profile(CostTable(PROCESSOR, level={1: 1e-3}), tasks={ALL: fit}))
+        policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *accepted)
         return policy.plan(EVIDENCE).max_depth and policy._levels._n_levels
 
     assert levels(*[0.02] * 8) == 0
@@ -332,6 +341,34 @@ def test_the_first_draft_of_a_text_is_a_part_of_what_drafts_take(fed: float, dra
         n_past += len(path)
         n_drafted += drafted is tree and step >= 400
     assert n_drafted >= 700 if drafts else n_drafted <= 100
+
+
+def test_plain_steps_of_a_small_model_are_taken_for_what_they_are_behind_others() -> None:
+    """Drafts push it out of the processor's caches: six plain steps behind them take a quarter longer."""
+    policy, rng = ready({size: seconds / 24 for size, seconds in PROCESSOR.items()}), random.Random(2)
+    guard, n_past, n_plain, n_drafted = Guard(policy), 10, 0, 0
+    for _ in range(4000):
+        shape = guard.plan(Evidence(n_past, 0))
+        drafted = DraftTree(shape, (0,) * shape.n_nodes, np.full(shape.n_nodes, np.log(0.1), np.float32))
+        verified = guard.select(drafted) if shape.n_nodes > 1 else drafted
+        n_plain = 0 if shape.n_nodes > 1 else n_plain + 1
+        n_drafted += shape.n_nodes > 1
+        path = (0, 1) if verified.shape.n_nodes > 1 and rng.random() < 0.02 else (0,)
+        verify = PROCESSOR.get(verified.shape.n_nodes, 50e-3) / 24 * (1.25 if 0 < n_plain <= 6 else 1.0)
+        draft = 1e-3 if shape.n_nodes > 1 else 0.0
+        guard.learn(Outcome(drafted, verified, path, draft, verify, verify + draft))
+        n_past += len(path)
+    assert 4 <= n_drafted <= 200
+    assert policy.plain_rate == pytest.approx(1000, rel=0.01)
+
+
+def test_what_is_not_clear_at_first_is_looked_at() -> None:
+    """Costs by which every level would pay, and a promise too small to begin with."""
+    costs = {1: 0.4, 2: 0.72, 3: 0.88, 4: 0.78, 6: 1.1}
+    policy = promised(CostTable(costs, draft_fixed=0.011, level={1: 1.2e-3}), 0.42, *[0.02] * 7)
+    simulation = Simulation(costs, 0.95, 1.2e-3)
+    n_drafted = sum(simulation.step(policy).shape.n_nodes > 1 for _ in range(400))
+    assert n_drafted >= 200
 
 
 def test_certain_drafts_become_long() -> None:
