@@ -13,9 +13,7 @@ from math import exp, inf
 
 from entmtp_local.speculative.cost import CostModel
 
-# Share of a step's tokens by which drafts are better than none where they are begun, and given up. What they bring is seen, what
-# plain steps take meanwhile is believed: where it is all the same, nothing is drafted.
-_BEGIN, _END = 0.02, 0.005
+_BEGIN, _END = 0.02, 0.0  # share of a step's tokens by which drafts are better than none where they are begun, and given up
 _EXPECTED = 4  # looks that what calibration saw counts for
 _ENOUGH = 4  # looks after which drafts are given up
 _WEIGHT = 1 / 64  # weight of the newest look
