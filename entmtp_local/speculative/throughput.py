@@ -27,7 +27,7 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_FIRST_STEPS = 8  # which are all learnt from
+_FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _CLEAR = 1.1  # times the rate of plain steps that calibration has to promise of drafts: what promises less is looked at first
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
