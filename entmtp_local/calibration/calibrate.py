@@ -195,7 +195,8 @@ def _record(
     n_tokens = effort.n_tokens
     if math.isfinite(effort.log_seconds) and n_texts:
         with session.steady_draft_vocab():
-            position = costs.verify_seconds(1) + pass_seconds(session, (), [shape])[1][0]
+            position = costs.verify_seconds(1) + pass_seconds(session, (), [shape], stop=stop)[1][0]
+        _check(stop)
         n_tokens = min(n_tokens, int(effort.log_seconds / (position * n_texts)))
     about = {
         "model": key.model,
@@ -212,6 +213,7 @@ def _record(
         return log
     if partial is not None:
         log = _resumed(partial, log)
+        n_tokens = log.about["n_tokens"]
     n_done = {task: len(log.of_task(task).texts) for task in prompts}
     saved = perf_counter()
     try:
@@ -254,7 +256,10 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
         found = WideLog.load(path)
     except UsageError:
         return fresh
-    same = found.about == fresh.about and found.shape.parents.tolist() == fresh.shape.parents.tolist()
+    # how many tokens there is time for differs from run to run
+    n_tokens = found.about.get("n_tokens")
+    same = isinstance(n_tokens, int) and found.about == {**fresh.about, "n_tokens": n_tokens}
+    same = same and found.shape.parents.tolist() == fresh.shape.parents.tolist()
     return found if same else fresh
 
 

@@ -47,7 +47,8 @@ def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, 
         n_past = session.n_past
         if n_past > 0:
             # other passes in between, as above
-            taken = pass_seconds(session, (1, 4), limit=limit, keep=True, stop=stop)[0].get(1, verify[1])
+            found, _ = pass_seconds(session, (1, 4), limit=limit, at_least=_LONG_ENOUGH, keep=True, stop=stop)
+            taken = found.get(1, verify[1])
             # recurrent layers that store a state per token give up all of them with a pass that is not committed
             per_token = max(0.0, (taken - verify[1]) / n_past) if session.n_past == n_past else 0.0
         session.clear()

@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 
 from entmtp_local.native.session import Session
-from entmtp_local.speculative.cost import unsettled
+from entmtp_local.speculative.cost import n_unsettled
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 # Passes of each size and drafts of each shape that are timed at least, where there is time.
@@ -57,7 +57,7 @@ def pass_seconds(
                 continue
             seconds = _verified_in(session, tree)
             # plain decoding has nothing in between, and is faster for it
-            for _ in range(unsettled(seconds) if size == 1 and i > 0 else 0):
+            for _ in range(n_unsettled(seconds) if size == 1 and i > 0 else 0):
                 if not stop():
                     seconds = _verified_in(session, tree)
             taken[size].append(seconds)

@@ -31,9 +31,9 @@ _STEEPEST = 1.3
 _MOST = 3.0
 # So many of them in a row were not interrupted: what was known was wrong, or the machine is another now.
 _IN_A_ROW = 3
-# Plain steps in a row after which they take what they take for long: of a model that a processor's caches hold, which other
-# passes push out of them, and of a larger one.
-_UNSETTLED, _CACHED = (6, 2), 0.003  # seconds of a plain step of the first at most
+# How many plain steps in a row take longer than those that follow them, where one takes at most _CACHED seconds and where it is
+# slower: processors' caches hold a small model, which other passes push out of them (docs/LOG.md, 2026-11-30).
+_UNSETTLED, _CACHED = (6, 2), 0.003
 # What has been measured is never nothing, and is divided by.
 _LEAST = 1e-9
 _MOST_SECONDS = 1e6  # of a pass, in a table that is read
@@ -104,7 +104,7 @@ def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def unsettled(seconds: float) -> int:
+def n_unsettled(seconds: float) -> int:
     """How many plain steps in a row take longer than those that follow them, by what one takes."""
     return _UNSETTLED[seconds > _CACHED]
 

@@ -18,11 +18,11 @@ class Looks:
     """Looks at more levels of drafts than seem to pay, and at steps that draft nothing.
 
     Args:
-        unsettled: plain steps in a row after which they take what they take for long.
+        n_unsettled: plain steps in a row that take longer than those that follow them.
     """
 
-    def __init__(self, unsettled: int = 2) -> None:
-        self._unsettled = unsettled
+    def __init__(self, n_unsettled: int = 0) -> None:
+        self._n_unsettled = n_unsettled
         self.exploring = False  # whether the step under way looks at drafts
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
@@ -64,7 +64,7 @@ class Looks:
             self._plain_left -= 1
         elif self._until_unwanted <= 0:
             self._until_unwanted = _UNWANTED[1]
-            self._plain_left = self._unsettled + _UNWANTED_SEEN - 1
+            self._plain_left = self._n_unsettled + _UNWANTED_SEEN - 1
         else:
             self._until_plain -= 1
             if self._until_plain > 0:
@@ -73,7 +73,7 @@ class Looks:
             if not wanted:
                 return False
             self._until_unwanted = _UNWANTED[1]
-            self._plain_left = self._unsettled + _PLAIN_SEEN - 1
+            self._plain_left = self._n_unsettled + _PLAIN_SEEN - 1
         # a look at drafts that was under way is over
         self.exploring, self._left = False, 0
         return True

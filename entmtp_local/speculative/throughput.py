@@ -17,7 +17,7 @@ from operator import mul
 import numpy as np
 
 from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context, FloatArray
-from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, unsettled, without_pause
+from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, n_unsettled, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
@@ -90,7 +90,7 @@ class _Taken:
     outcome: Outcome
     choice: _Choice | None  # None where nothing was drafted
     n_past: int  # tokens in the context
-    begins: bool  # it is the first one of a text
+    first: bool  # it has the first draft of a text
     explores: bool  # it looked at drafts
     rests: bool  # drafts seemed not to pay
 
@@ -118,11 +118,11 @@ class Throughput:
         self._accepted = 0.0  # drafted tokens accepted lately, a step
         self.cost: CostModel | None = None
         self._tokens, self._seconds = 1.0, 1.0  # of a step, averages
-        self._levels, self._looks, self._unsettled = Levels(), Looks(), 0
+        self._levels, self._looks, self._n_unsettled = Levels(), Looks(), 0
         self.least = -inf
         self._choice: _Choice | None = None  # of the step under way
         self._n_past, self._next_past = 0, -1  # tokens in the context before it, and before the next one if the text goes on
-        self._begins = True  # whether it is the first one of a text
+        self._undrafted = True  # whether nothing of the text has been drafted yet
         self._untaken: list[_Taken] = []  # steps that were not learnt from yet
         self._n_learnt = 0
         self._drafted_last = False
@@ -187,8 +187,8 @@ class Throughput:
         if ALL in profile.tasks and self._variant.learns:
             self.acceptance.load(profile.tasks[ALL].acceptance)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
-        self._unsettled = unsettled(self._seconds)
-        self._looks = Looks(self._unsettled)
+        self._n_unsettled = n_unsettled(self._seconds)
+        self._looks = Looks(self._n_unsettled)
         if ALL in profile.tasks:
             self._expect([ranks[0] for ranks in profile.tasks[ALL].by_rank[: self._depth]])
 
@@ -211,7 +211,7 @@ class Throughput:
         self._choice = None
         if self.cost is None:
             return chain(min(3, self._depth)).shape
-        self._begins = evidence.n_past != self._next_past
+        self._undrafted = self._undrafted or evidence.n_past != self._next_past
         self._n_past = self._next_past = evidence.n_past
         self.cost.at(evidence.n_past)
         if self._variant.extra:
@@ -233,7 +233,7 @@ class Throughput:
     def quiet(self) -> int:
         """How many of the steps to come will draft nothing, whatever they bring; they may be told to `rested` together."""
         variant = self._variant
-        if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._unsettled:
+        if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._n_unsettled:
             return 0
         return self._looks.quiet(1 / self.plain_rate)
 
@@ -311,11 +311,15 @@ class Throughput:
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
         self._next_past += len(outcome.path)
+        if outcome.verified.copied:
+            self._n_plain = 0
         if self.cost is None or outcome.verified.copied:
             return
+        first = self._undrafted and outcome.drafted.shape.max_depth > 0
+        self._undrafted = self._undrafted and not first
         explores, rests = self._looks.exploring, not self._levels.pays
         self._accepted += 0.1 * (len(outcome.path) - 1 - self._accepted)
-        self._untaken.append(_Taken(outcome, choice, self._n_past, self._begins, explores, rests))
+        self._untaken.append(_Taken(outcome, choice, self._n_past, first, explores, rests))
         if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) >= _TOGETHER:
             self._take_all()
 
@@ -357,7 +361,7 @@ class Throughput:
         shape, n_tokens = outcome.verified.shape, len(outcome.path)
         n_levels = outcome.drafted.shape.max_depth
         self._n_plain = 0 if n_levels else self._n_plain + 1
-        if shape.n_nodes > 1 or self._n_plain > self._unsettled:
+        if shape.n_nodes > 1 or self._n_plain > self._n_unsettled:
             # the first plain steps after drafts take longer than those that follow them
             cost.observe_verify(shape.n_nodes, outcome.verify_seconds)
         taken = without_pause(outcome.seconds, self._seconds)
@@ -376,13 +380,13 @@ class Throughput:
             price = (n_levels - n_worth) * cost.level_seconds
         self._looks.took(taken, price)
         # a text's first draft also feeds the head its prompt, and after steps that drafted nothing what was accepted meanwhile
-        if n_levels and self._drafted_last and not step.begins:
+        if n_levels and self._drafted_last and not step.first:
             cost.observe_draft(n_levels, outcome.draft_seconds)
             # some of the first drafts build graphs
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
             if step.choice is not None:
                 self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
-        elif n_levels and step.begins and step.choice is not None and not step.rests:
+        elif step.first and step.choice is not None and not step.rests:
             # the prompt is a part of what drafts take
             self._levels.compare(n_tokens, taken, step.choice.expected, self._rate)
         self._drafted_last = n_levels > 0

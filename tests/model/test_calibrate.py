@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from entmtp_local.engine import generate
 from entmtp_local.errors import ProfileError
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.speculative import draft_vocab
+from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -269,6 +271,36 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     assert not partial.exists()
     for a, b in zip(whole.texts, log.texts, strict=True):
         assert all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in NAMES[:3])
+
+
+def test_a_calibration_that_has_time_for_less_goes_on_all_the_same(
+    session: tuple[Session, Key], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a draft takes decides how many tokens there is time for, and is not the same twice."""
+    monkeypatch.setattr(sys.modules[__name__], "BRIEF", replace(BRIEF, log_seconds=20.0))
+    partial, draft = tmp_path / "m.partial.npz", [1.0]
+    monkeypatch.setattr(calibration, "pass_seconds", lambda *_, **__: ({}, draft))
+    said: list[str] = []
+    with pytest.raises(Interrupted):
+        run(session, partial, lambda: "prose: text 1 of 2" in said, said)
+    interrupted = WideLog.load(partial)
+    assert len(interrupted.texts) == 2 and interrupted.about["n_tokens"] == 4
+    draft[0] = 0.5
+    _, log = run(session, partial)
+    assert log.about == interrupted.about and len(log.texts) == 4
+    assert all(len(text.tokens) <= 4 for text in log.texts)
+    assert run(session, None)[1].about["n_tokens"] == 9
+
+
+def test_what_a_step_takes_is_not_measured_for_long(session: tuple[Session, Key]) -> None:
+    opened, costs = session[0], CostTable({1: 1.0})
+    prompts = {"code": [opened.tokenize("def main", add_special=True, parse_special=True)]}
+
+    def measured(limit: float, stop: bool) -> CostTable:
+        return calibration._with_step(opened, costs, prompts, SamplingOptions(), limit, lambda: stop)
+
+    assert measured(60.0, False).step > 0
+    assert measured(0.0, False) == measured(60.0, True) == costs
 
 
 def test_an_interruption_after_the_texts_loses_none(
