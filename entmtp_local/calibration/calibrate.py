@@ -256,10 +256,11 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
         found = WideLog.load(path)
     except UsageError:
         return fresh
-    # how many tokens there is time for differs from run to run
+    # how many tokens there is time for differs from run to run; texts of a busy moment may be too short to learn from
     n_tokens = found.about.get("n_tokens")
-    same = isinstance(n_tokens, int) and found.about == {**fresh.about, "n_tokens": n_tokens}
-    same = same and found.shape.parents.tolist() == fresh.shape.parents.tolist()
+    if not isinstance(n_tokens, int) or 2 * n_tokens < fresh.about["n_tokens"]:
+        return fresh
+    same = found.about == {**fresh.about, "n_tokens": n_tokens} and found.shape.parents.tolist() == fresh.shape.parents.tolist()
     return found if same else fresh
 
 
