@@ -559,7 +559,7 @@ def test_a_machine_that_slows_down_is_no_reason_to_give_drafts_up() -> None:
             ours += simulation.seconds
             plain += simulation.tokens * costs[1]
         ratios.append(plain / ours)
-    assert sum(ratio > 1.15 for ratio in ratios) >= 16 and min(ratios) > 0.98
+    assert sum(ratio > 1.15 for ratio in ratios) >= 17 and min(ratios) > 0.98
 
 
 def test_the_first_pass_of_a_size_does_not_make_it_dear() -> None:
