@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 from entmtp_local.bench.arms import STOCK_PLAIN, Arm, Runner, StockSetting
@@ -31,6 +32,7 @@ _N_PILOT = 40
 _OFTEN = 3
 
 Say = Callable[[int, int, str], None]  # visits done, visits in all, what comes next
+Complete = Callable[[Request], Text]
 
 
 class Judge(Protocol):
@@ -309,24 +311,35 @@ def compare_distributions(record: Record, plan: Plan, subject: Subject, temp: fl
     Source: Pearson's test of homogeneity.
     """
     found = record.content["models"][subject.number].setdefault("chi_square", {})
-    say(0, 1, f"distribution: {subject.label}, plain decoding")
+    what = f"distribution: {subject.label}, "
     with subject.judge() as judge:
-        tried = {name: _drawn(judge.complete, plan, _shortest(subject, name), temp, range(_N_PILOT)) for name in plan.workloads}
+        complete = _told(judge.complete, say, count(), _N_PILOT * len(plan.workloads) + n, what + "plain decoding")
+        tried = {name: _drawn(complete, plan, _shortest(subject, name), temp, range(_N_PILOT)) for name in plan.workloads}
         workload = max(tried, key=lambda name: max(map(_variety, tried[name][1:])))
-        plain = _drawn(judge.complete, plan, _shortest(subject, workload), temp, range(n))
+        plain = _drawn(complete, plan, _shortest(subject, workload), temp, range(n))
     at = max(range(1, _N_DRAWN), key=lambda i: _variety(plain[i]))
     arms = [arm for arm in subject.arms(temp, workload) if arm.name not in found]
     for done, arm in enumerate(arms, 1):
-        say(done, len(arms) + 1, f"distribution: {subject.label}, {arm.name}")
         about = {"temp": temp, "workload": workload, "at": at, "n": n, "n_values": _variety(plain[at])}
         try:
             with arm.open() as runner:
-                drawn = _drawn(runner.complete, plan, _shortest(subject, workload), temp, range(n * done, n * (done + 1)))
+                complete = _told(runner.complete, say, count(n * (done - 1)), n * len(arms), what + arm.name)
+                drawn = _drawn(complete, plan, _shortest(subject, workload), temp, range(n * done, n * (done + 1)))
             p_value = same_distribution(plain[at], drawn[at])
             found[arm.name] = {**about, "p_value": p_value, "same": p_value >= MIN_P}
         except EntMTPError as error:
             found[arm.name] = {**about, "error": str(error)}
         record.save()
+
+
+def _told(complete: Complete, say: Say, done: Iterator[int], total: int, what: str) -> Complete:
+    """The same, which says before each text how many are done."""
+
+    def told(request: Request) -> Text:
+        say(next(done), total, what)
+        return complete(request)
+
+    return told
 
 
 def _shortest(subject: Subject, workload: str) -> Sequence[int]:
@@ -338,7 +351,7 @@ def _variety(tokens: Sequence[int]) -> int:
     return sum(count >= _OFTEN for count in Counter(tokens).values())
 
 
-def _drawn(complete: Callable[[Request], Text], plan: Plan, prompt: Sequence[int], temp: float, seeds: range) -> list[list[int]]:
+def _drawn(complete: Complete, plan: Plan, prompt: Sequence[int], temp: float, seeds: range) -> list[list[int]]:
     """Tokens by place, one for each seed."""
     drawn: list[list[int]] = [[] for _ in range(_N_DRAWN)]
     for seed in seeds:

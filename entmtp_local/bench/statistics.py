@@ -14,7 +14,7 @@ FloatArray = npt.NDArray[np.float64]
 MIN_PAIRS = 5
 # Half of the pairs lie within this share of the median, or the ratio is called noisy.
 MAX_SPREAD = 0.10
-FEW = f"fewer than {MIN_PAIRS} pairs; --rounds {MIN_PAIRS} gives enough, with --json and --resume beside what there is"
+FEW = f"fewer than {MIN_PAIRS} pairs, without those that loop; more --rounds help, with --json and --resume beside what there is"
 NOISY = (
     f"noise: the middle half of the pairs spreads over more than {100 * MAX_SPREAD:.0f} %; nothing else may run meanwhile, and "
     "more --rounds or longer answers (-n) help"

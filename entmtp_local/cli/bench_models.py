@@ -100,7 +100,7 @@ class BenchedModel:
         self._number, self._path, self._stock, self._peers = number, files.path, stock, peers
         head = read_model(files.mtp_path, role="mtp") if files.mtp_path else self.info
         self.ability = drafting(self.info, head)[0]
-        names = (options["policies"] or _POLICIES[self.ability]).split(",")
+        names = (_POLICIES[self.ability] if options["policies"] is None else options["policies"]).split(",")
         self.choices = [OurChoice.parse(name) for name in dict.fromkeys([PLAIN, *names])]
         self.n_ctx = options["n_ctx"] or default_n_ctx(self.info)
         self.n_threads = options["n_threads"] or physical_cores()

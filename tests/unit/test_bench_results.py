@@ -63,7 +63,7 @@ def test_without_stock_ratios_are_over_plain_decoding() -> None:
 
 def test_few_pairs_and_noise_are_said() -> None:
     text = shown(measured([FakeArm("throughput", speed=150.0), *stock()], n_rounds=2))
-    assert "1.25?" in text and "? not to be relied on: fewer than 5 pairs; --rounds 5 gives enough" in text
+    assert "1.25?" in text and "? not to be relied on: fewer than 5 pairs, without those that loop; more" in text
     noisy = FakeArm("throughput", speed=lambda i: 100.0 if i % 4 < 2 else 200.0)
     assert "spreads over" in shown(measured([noisy, *stock()]))
 

@@ -312,7 +312,8 @@ def test_a_wrong_distribution_is_found() -> None:
     silent = FakeArm("c", "peer", fails_at=1)
     record, about = begin(a_plan), subject([good, wrong, silent])
     about = replace(about, judge=judge.open)
-    compare_distributions(record, a_plan, about, 0.8, 400, quiet)
+    said: list[tuple[int, int, str]] = []
+    compare_distributions(record, a_plan, about, 0.8, 400, lambda *what: said.append(what))
     found = record.content["models"][0]["chi_square"]
     assert found["a"]["same"] and not found["b"]["same"] and "error" in found["c"]
     assert found["a"]["n_values"] == 5 and found["a"]["at"] > 0
@@ -320,3 +321,8 @@ def test_a_wrong_distribution_is_found() -> None:
     assert [len(some) for some in seeds] == [400] * 3 and len(set.union(*seeds)) == 1200, (
         "other seeds, or equal texts prove nothing"
     )
+    n_plain = 440 + 40 * (len(a_plan.workloads) - 1)
+    assert [done for done, total, _ in said if total == n_plain] == list(range(n_plain)), "every text is told before it is drawn"
+    assert [(done, what[-1]) for done, total, what in said if total == 1200] == [
+        *((done, "a") for done in range(400)), *((done, "b") for done in range(400, 800)),
+    ]  # fmt: skip
