@@ -21,7 +21,7 @@ from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, n_unsettle
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
-from entmtp_local.speculative.profile import ALL, Profile
+from entmtp_local.speculative.profile import ALL, Profile, TaskFit
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -29,7 +29,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 DEPTH, WIDTH = 8, 3
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
-_CLEAR = 1.1  # times the rate of plain steps that calibration has to promise of drafts: what promises less is looked at first
+_CLEAR = 1.1  # times the rate of plain steps that drafts have to promise for every task: else they are looked at first
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
@@ -190,21 +190,23 @@ class Throughput:
         self._n_unsettled = n_unsettled(self._seconds)
         self._looks = Looks(self._n_unsettled)
         if ALL in profile.tasks:
-            self._expect([ranks[0] for ranks in profile.tasks[ALL].by_rank[: self._depth]])
+            promised = {task: self._best_chain(fit) for task, fit in profile.tasks.items()}
+            n_levels, self._tokens, verified = promised[ALL]
+            self._seconds = verified + self._draft_seconds(n_levels)
+            self._levels.expect(self._tokens - 1.0, verified - self.cost.seconds[0], n_levels)
+            self._choose()
+            least = min(tokens / (seconds + self._draft_seconds(n)) for n, tokens, seconds in promised.values())
+            if least < _CLEAR * self.plain_rate:
+                self._levels.pays = False
 
-    def _expect(self, accepted: Sequence[float]) -> None:
-        """Begin with what chains bring whose levels are accepted that often, as if it had been seen some times."""
+    def _best_chain(self, fit: TaskFit) -> tuple[int, float, float]:
+        """The chain that brings most for the time it takes: its levels, tokens of a step, and seconds of its verification."""
         assert self.cost is not None
-        cost, tokens = self.cost, list(accumulate(accumulate(accepted, mul), initial=1.0))
+        cost, accepted = self.cost, (ranks[0] for ranks in fit.by_rank[: self._depth])
+        tokens = list(accumulate(accumulate(accepted, mul), initial=1.0))
         seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
-        chains = {n: (tokens[n], seconds[n + 1]) for n in range(min(self._depth + 1, len(tokens))) if n + 1 in seconds}
-        best = max(chains, key=lambda n: chains[n][0] / (chains[n][1] + self._draft_seconds(n)))
-        n_tokens, taken = chains[best]
-        self._tokens, self._seconds = n_tokens, taken + self._draft_seconds(best)
-        self._levels.expect(n_tokens - 1.0, taken - chains[0][1], best)
-        self._choose()
-        if self._tokens / self._seconds < _CLEAR * self.plain_rate:
-            self._levels.pays = False
+        chains = [(n, tokens[n], seconds[n + 1]) for n in range(len(tokens)) if n + 1 in seconds]
+        return max(chains, key=lambda found: found[1] / (found[2] + self._draft_seconds(found[0])))
 
     def plan(self, evidence: Evidence) -> TreeShape:
         # of a step that failed before it could be learnt from

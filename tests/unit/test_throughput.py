@@ -301,13 +301,16 @@ def test_steps_are_held_against_the_costs_of_their_own_context(before: int, afte
     assert policy.cost._base == pytest.approx(costs, rel=0.05)
 
 
-def promised(costs: CostTable, *accepted: float) -> Throughput:
+def promised(costs: CostTable, *accepted: float, **of_task: tuple[float, ...]) -> Throughput:
     """A policy whose calibration saw levels accepted so often."""
-    policy = Throughput()
-    by_rank, no_trees = tuple((each, 0.0) for each in accepted), TreeSet(trees=((),), edges=(), choice=(0,))
-    acceptance = AcceptanceModel().as_json()
-    fit = TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
-    policy.calibrated(Profile(costs, tasks={ALL: fit}))
+    policy, no_trees = Throughput(), TreeSet(trees=((),), edges=(), choice=(0,))
+
+    def fit(accepted: tuple[float, ...]) -> TaskFit:
+        by_rank = tuple((each, 0.0) for each in accepted)
+        acceptance = AcceptanceModel().as_json()
+        return TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
+
+    policy.calibrated(Profile(costs, tasks={ALL: fit(accepted), **{task: fit(some) for task, some in of_task.items()}}))
     return policy
 
 
@@ -370,6 +373,16 @@ def test_what_is_not_clear_at_first_is_looked_at() -> None:
     simulation = Simulation(costs, 0.95, 1.2e-3)
     n_drafted = sum(simulation.step(policy).shape.n_nodes > 1 for _ in range(400))
     assert n_drafted >= 200
+
+
+@pytest.mark.parametrize(("prose", "begins"), [(0.6, True), (0.1, False)])
+def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begins: bool) -> None:
+    """What all texts promise together is mostly what the easy ones promise."""
+    policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.9] * 8, math=(0.95,) * 8, prose=(prose,) * 8)
+    simulation = Simulation(PROCESSOR, 0.9, 1e-3)
+    sizes = [simulation.step(policy).shape.n_nodes for _ in range(120)]
+    assert (sizes[0] > 1) == begins
+    assert sum(size > 1 for size in sizes) >= 90, "where the text at hand is an easy one, a look shows it"
 
 
 def test_certain_drafts_become_long() -> None:
