@@ -112,7 +112,8 @@ class Stats:
 
     @property
     def tokens_per_step(self) -> float:
-        return max(0, self.n_generated - 1) / self.n_steps if self.n_steps else 0.0
+        # one that ends the answer takes a step as any other does
+        return max(0, self.n_generated + self.n_ends - 1) / self.n_steps if self.n_steps else 0.0
 
     @property
     def nodes_per_step(self) -> float:

@@ -74,8 +74,14 @@ def check_writable(path: Path) -> None:
         folder = _place(path).parent
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"{path} cannot be written: its folder {folder} does not exist or may not be written.")
+    try:
+        # what the folder's mode says is not all: some file systems hold no files of ours
+        with NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: its folder {folder} does not exist or may not be written ({error.strerror})."
+        ) from None
 
 
 @contextmanager

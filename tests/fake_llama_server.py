@@ -109,13 +109,21 @@ def main() -> None:
             timings: dict[str, Any] = {
                 "prompt_n": len(prompt) - (behave == "reuses prompts"),
                 "prompt_ms": 1e3 * prompt_seconds,
-                "predicted_n": n + 5 * (behave == "miscounts"),
+                "predicted_n": n - 5 * (behave == "miscounts") + 5 * (behave == "counts beyond"),
                 "predicted_ms": 1e3 * factor * seconds,
             }
+            if behave == "keeps what it did not draft":
+                timings |= {"draft_n": 3, "draft_n_accepted": 4}
             if options.n_max:
                 timings |= {"draft_n": n, "draft_n_accepted": n_accepted}
             answer: dict[str, Any] = {"content": "text", "tokens": tokens, "stop_type": "limit", "timings": timings}
-            odd = {"counts nothing": 0.0, "counts back": -45.0, "counts no number": float("nan"), "counts for ever": float("inf")}
+            odd = {
+                "counts nothing": 0.0,
+                "counts next to nothing": 1e-300,
+                "counts back": -45.0,
+                "counts no number": float("nan"),
+                "counts for ever": float("inf"),
+            }
             timings["predicted_ms"] = odd.get(behave, timings["predicted_ms"])
             if behave == "counts too many":
                 timings["predicted_n"] = float("inf")
@@ -123,6 +131,8 @@ def main() -> None:
                 del answer["timings"]
             if behave == "huge token":
                 answer["tokens"] = [*tokens[:-1], 10**30]
+            if behave == "gives few":
+                answer["tokens"], timings["predicted_n"] = tokens[:2], 2
             if behave == "no tokens":
                 del answer["tokens"]
             self.reply(200, answer)

@@ -66,7 +66,7 @@ class ChainRun:
     """What decoding the logged texts with a chain of fixed length would have given."""
 
     length: int
-    n_tokens: int = 0  # emitted after each text's first token, tokens that end a text not counted, as engine.Stats counts
+    n_tokens: int = 0  # emitted after each text's first token, tokens that end a text not counted
     accepted: list[int] = field(default_factory=list)  # of each step
     accepted_per_depth: list[int] = field(default_factory=list)  # [d] = steps that accepted a token at depth d + 1
 

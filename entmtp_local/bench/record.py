@@ -6,17 +6,18 @@ docs/BENCH.md describes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from entmtp_local.bench.arms import StockSetting
 from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file, reason, replace_file
 
 FORMAT, VERSION = "entmtp-local bench", 1
-# What results are computed from, beside the numbers that are looked at one by one.
-_OF_A_VISIT = {"texts", "load_seconds", "resident_bytes", "device_bytes"}
-_OF_A_TEXT = {"compared", "loops", "ended", "n_prompt", "n_steps", "n_drafted", "accepted_per_depth", "parts", "pace"}
+_MOST = 1e300  # that a number may be, whatever it counts: more is infinite, or soon will be
+_MOST_ROUNDS, _MOST_TOKENS = 1 << 20, 1 << 27
 _SHOWN = 60  # characters of a setting in a sentence
 
 
@@ -71,12 +72,16 @@ class Record:
             raise UsageError(f"{path} is no benchmark's file; leave out --resume, or name the file of an interrupted run.")
         if content.get("version") != VERSION:
             raise UsageError(f"{path} is of version {content.get('version')}, not {VERSION}; measure again.")
+        n_models, n_prompts = len(content["models"]), content["settings"].get("n_prompts")
         if not (
-            all(isinstance(model, dict) for model in content["models"])
-            and all(map(_is_visit, content["visits"]))
-            and all(isinstance(each, dict) and each.keys() >= {"gap", "tolerance"} for each in content["judged"].values())
+            type(n_prompts) is int
+            and all(map(_is_model, content["models"]))
+            and all(_is_visit(visit, n_models, n_prompts) for visit in content["visits"])
+            and all(_has(each, gap=_is_number, tolerance=_is_amount) for each in content["judged"].values())
         ):
-            raise UsageError(f"{path} is damaged: what it says of a model, a visit or a difference is incomplete; measure again.")
+            raise UsageError(
+                f"{path} is damaged: what it says of settings, a model, a visit or a difference cannot be; measure again."
+            )
         return Record(path, content)
 
     def save(self) -> None:
@@ -109,26 +114,95 @@ class Record:
         return None
 
 
-def _is_visit(visit: object) -> bool:
+# -- whether what is read has what results are computed from
+
+
+def _has(found: object, **wanted: Callable[[Any], bool]) -> bool:
+    return isinstance(found, dict) and all(name in found and is_right(found[name]) for name, is_right in wanted.items())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -_MOST <= value <= _MOST  # type: ignore[operator]
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_known_amount(value: object) -> bool:
+    return value is None or _is_amount(value)
+
+
+def _below(n: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value < n
+
+
+def _list_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(is_right, value))
+
+
+def _dict_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_amount, value))
+
+
+def _is_model(model: dict[str, Any]) -> bool:
+    texts = _dict_of(_list_of(_list_of(lambda token: type(token) is int)))
     return (
-        isinstance(visit, dict)
-        and visit.keys() >= {"round", "model", "temp", "workload", "arm", "kind"}
-        and (
-            "error" in visit
-            or (visit.keys() >= _OF_A_VISIT and isinstance(visit["texts"], list) and all(map(_is_text, visit["texts"])))
-        )
+        _has(model, label=_is_text, quantisation=_is_text, size_bytes=_is_amount, n_vocab=_is_amount)
+        and _list_of(_is_swept)(model.get("sweep", []))
+        and texts(model.get("plain", {}))
+        and _dict_of(lambda found: _has(found, p_value=_is_amount) or _has(found, error=_is_text))(model.get("chi_square", {}))
     )
 
 
-def _is_text(text: object) -> bool:
-    if not isinstance(text, dict):
-        return False
-    numbers = [text.get(name) for name in ("prompt", "n", "prefill_seconds", "decode_seconds")]
-    return (
-        all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-        and text.keys() >= _OF_A_TEXT
-        and (not text["compared"] or "difference" in text)
+def _is_swept(row: dict[str, Any]) -> bool:
+    measured = {"temp": _is_amount, "workload": _is_text, "tokens_per_second": _is_amount}
+    return _has(row, arm=_is_text, setting=_is_setting) and ("error" in row or _has(row, **measured))
+
+
+def _is_setting(setting: object) -> bool:
+    return isinstance(setting, dict) and setting.keys() == {field.name for field in fields(StockSetting)}
+
+
+def _is_visit(visit: dict[str, Any], n_models: int, n_prompts: int) -> bool:
+    about = {"round": _below(_MOST_ROUNDS), "model": _below(n_models), "temp": _is_amount}
+    names = dict.fromkeys(("workload", "arm", "kind"), _is_text)
+    memory = dict.fromkeys(("resident_bytes", "device_bytes"), _is_known_amount)
+    return _has(visit, **about, **names) and (
+        "error" in visit
+        or _has(visit, load_seconds=_is_amount, texts=_list_of(lambda found: _is_answer(found, n_prompts)), **memory)
     )
+
+
+def _is_answer(text: dict[str, Any], n_prompts: int) -> bool:
+    amounts = ("n", "n_prompt", "n_drafted", "prefill_seconds", "decode_seconds")
+    return _has(
+        text,
+        prompt=_below(n_prompts),
+        n_steps=_is_known_amount,
+        accepted_per_depth=_list_of(_is_amount),
+        parts=_dict_of(_is_amount),
+        pace=_list_of(_is_point),
+        **dict.fromkeys(("compared", "loops", "ended"), _is_flag),
+        **dict.fromkeys(amounts, _is_amount),
+    ) and (not text["compared"] or _is_difference(text))
+
+
+def _is_difference(text: dict[str, Any]) -> bool:
+    found = text.get("difference", "")
+    return found is None or (_has(text, key=_is_text) and _has(found, at=_below(_MOST_TOKENS), token=_is_number))
 
 
 def _lines(content: Mapping[str, Any]) -> str:

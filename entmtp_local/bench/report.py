@@ -31,9 +31,9 @@ def document(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """The page as text."""
     settings, models = content["settings"], content["models"]
     about = (
-        f"{', '.join(model['label'] for model in models)}. {settings['device']}, {settings['n_threads']} threads; answers of up "
-        f"to {settings['n_tokens']} tokens, up to {settings['n_prompts']} prompts a workload, {settings['n_rounds']} rounds; "
-        f"{content['created']}."
+        f"{', '.join(model['label'] for model in models)}. {settings['device']}, threads: {settings['n_threads']}; tokens of an "
+        f"answer: up to {settings['n_tokens']}; prompts of a workload: up to {settings['n_prompts']}; rounds: "
+        f"{settings['n_rounds']}; {content['created']}."
     )
     head = f"<p>{text(about)}</p>"
     if not content["complete"]:

@@ -158,9 +158,8 @@ def measure(
     """Go through all rounds; visits that the record has are not repeated, an arm that failed is not visited again."""
     for subject in subjects:
         for before in record.visits(model=subject.number):
-            # an interruption may have come between a visit and what its texts were worth; without that it has no figures
-            with suppress(EntMTPError):
-                _judge(record, subject, before)
+            # an interruption may have come between a visit and what its texts were worth
+            _judge(record, subject, before)
     every = list(visits(plan, subjects))
     for done, visit in enumerate(every):
         number, arm = visit.subject.number, visit.arm
@@ -203,14 +202,14 @@ def _key(visit: Visit, prompt: int, difference: Mapping[str, int]) -> str:
 
 
 def _judge(record: Record, subject: Subject, visit: Mapping[str, Any]) -> None:
-    """Look at the rows of differences that are new."""
+    """Look at the rows of differences that are new. Where that fails they stay unjudged, and their arm has no figures."""
     judged = record.content["judged"]
     new = [text for text in visit.get("texts", ()) if text.get("key") and text["key"] not in judged]
     if not new:
         return
     model, workload = record.content["models"][subject.number], visit["workload"]
     plain = model["plain"][workload]
-    with subject.judge() as judge:
+    with suppress(EntMTPError), subject.judge() as judge:
         for text in new:
             difference = Difference(**text["difference"])
             if difference.token != END and not 0 <= difference.token < model["n_vocab"]:

@@ -25,23 +25,24 @@ from types import TracebackType
 from typing import IO, Any
 
 from entmtp_local.bench.text import Request, Text, on_the_clock
-from entmtp_local.errors import ServerError
+from entmtp_local.errors import ServerError, UsageError
 
 _HOST = "127.0.0.1"
 _N_PORTS = 3
 _MAX_TOKEN = 2**31
+_FASTEST_MS = 1e-3  # that a token can take
 _PR_SET_PDEATHSIG = 1
 
 
 def check_binary(path: Path, name: str, remedy: str) -> None:
     """Refuse a server that cannot be started, before anything is measured.
 
-    Raises: ServerError that ends with the remedy.
+    Raises: UsageError that ends with the remedy.
     """
     if not path.is_file():
-        raise ServerError(f"there is no program {path} for {name}; {remedy}.")
+        raise UsageError(f"there is no program {path} for {name}; {remedy}.")
     if not os.access(path, os.X_OK):
-        raise ServerError(f"{path}, given for {name}, is not a program that can be run; {remedy}.")
+        raise UsageError(f"{path}, given for {name}, is not a program that can be run; {remedy}.")
 
 
 class Server:
@@ -184,7 +185,7 @@ class Server:
 
         Raises: ServerError where the server fails; ClockError where its counters are wrong again and again.
         """
-        return on_the_clock(self.name, lambda: self._parse(self._completion(request), len(request.prompt)))
+        return on_the_clock(self.name, lambda: self._parse(self._completion(request), request))
 
     def _completion(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -220,7 +221,7 @@ class Server:
             raise ServerError(f"{self.name} refused a prompt of {len(request.prompt)} tokens: {detail or f'status {status}'}.")
         return answer
 
-    def _parse(self, answer: dict[str, Any], n_prompt: int) -> Text:
+    def _parse(self, answer: dict[str, Any], request: Request) -> Text:
         timings = answer.get("timings")
         try:
             n_counted, milliseconds = int(timings["predicted_n"]), float(timings["predicted_ms"])  # type: ignore[index]
@@ -230,11 +231,18 @@ class Server:
             counts = tuple(map(float, (n_counted, n_drafted, n_accepted, milliseconds, prefill)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise ServerError(f"the answer of {self.name} has no timings of llama-server's; it cannot be measured.") from None
-        if not all(math.isfinite(count) and count >= 0 for count in counts) or (n_counted > 1 and not milliseconds):
+        if (
+            not all(math.isfinite(count) and count >= 0 for count in counts)
+            or n_accepted > n_drafted
+            or milliseconds < _FASTEST_MS * (n_counted - 1)
+        ):
             raise ServerError(
                 f"the timings of {self.name} cannot be: {n_counted} tokens in {milliseconds:g} ms, {n_accepted} of {n_drafted} "
                 f"drafted ones kept, {1e3 * prefill:g} ms for the prompt."
             )
+        if n_counted > request.n + 1:
+            raise ServerError(f"{self.name} counts {n_counted} tokens where {request.n} were asked for; it cannot be measured.")
+        n_prompt = len(request.prompt)
         if n_read != n_prompt:
             raise ServerError(f"{self.name} read {n_read} tokens of a prompt of {n_prompt}; it must begin each prompt anew.")
         tokens = answer.get("tokens")
@@ -248,6 +256,11 @@ class Server:
             raise ServerError(f"{self.name} gives {len(tokens)} tokens and counts {n_counted}; it cannot be measured.")
         elif tokens and tokens[-1] in self._eog:
             tokens, ended = tokens[:-1], True
+        if tokens is not None and not ended and max(n_counted, len(tokens)) < request.n:
+            raise ServerError(
+                f"{self.name} gives {len(tokens)} of {request.n} tokens and does not say that the text ended; its context may be "
+                "too small: give it a larger one, or a smaller -n."
+            )
         n = max(0, n_counted - ended) if tokens is None else len(tokens)
         # each pass gives the drafts that it accepts and one token more
         return Text(

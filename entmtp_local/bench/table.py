@@ -122,6 +122,8 @@ def _resources(found: Mapping[str, Any], notes: _Notes) -> Iterator[str]:
     yield ""
     yield f"{'':{_NAME}} MiB main  MiB GPU  prompt tokens/s  ms to first token"
     labels = {model["model"]: model["label"] for model in found["models"]}
+    if len({len(some) for some in rows.values()}) > 1:
+        notes.add("prompt tokens/s and ms to first token are over the workloads that an arm ran, which are not all for each.")
     last = None
     for (model, arm), some in rows.items():
         if len(labels) > 1 and model != last:

@@ -118,12 +118,16 @@ class Answering:
         session.prefill(text, lambda: False)
         wide = session.logits(-1)
         session.clear()
-        session.prefill(text[:-1], lambda: False)
-        session.start(text[-1])
-        session.verify(DraftTree(ROOT_ONLY, (text[-1],)))
-        narrow = session.logits(0)
-        session.discard()
-        session.clear()
+        if len(text) > 1:
+            session.prefill(text[:-1], lambda: False)
+            session.start(text[-1])
+            session.verify(DraftTree(ROOT_ONLY, (text[-1],)))
+            narrow = session.logits(0)
+            session.discard()
+            session.clear()
+        else:
+            # nothing is behind the token that a pass of its own could follow
+            narrow = wide
         ends = [token for token in range(session.n_vocab) if session.is_eog(token)] if END in (one, other) else []
 
         def logit(token: int) -> float:

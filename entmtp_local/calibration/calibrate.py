@@ -22,20 +22,22 @@ from entmtp_local.calibration.record import DEPTH, record, wide_shape
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.engine import generate
-from entmtp_local.errors import ContextFullError, UsageError
+from entmtp_local.errors import UsageError
 from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import pass_seconds
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import Key, Profile
+from entmtp_local.speculative.profile import Key, Profile, parse_measured
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
 
 #: Sizes that full calibration measures beyond those that are used: static trees may be as large.
 LARGE_SIZES = (24, 32)
 _FINGERPRINT_BYTES = 1 << 20
+_FIRST_SEED = 1000  # of what finalists decode; those of the log are below
+_MEASURED = "measured"  # what an interrupted calibration keeps beside its texts
 
 Stop = Callable[[], bool]
 Say = Callable[[float, str], None]  # share of the work that is done, what is being done
@@ -56,6 +58,7 @@ class Effort:
         n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
         head_seconds: that comparing rows to draft from may take for each of their types; 0 does not compare.
         n_checked: prompts of each task that the finalists decode.
+        check_seconds: that they go on for with each task, again and again where that is done sooner.
     """
 
     quick: bool
@@ -67,10 +70,13 @@ class Effort:
     n_long: int
     head_seconds: float
     n_checked: int
+    check_seconds: float
 
 
-QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, head_seconds=0.0, n_checked=0)
-FULL = Effort(False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3)
+QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, head_seconds=0.0, n_checked=0, check_seconds=0.0)
+FULL = Effort(
+    False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3, check_seconds=15.0
+)
 
 
 class Interrupted(Exception):
@@ -141,6 +147,13 @@ def calibrate(
     Returns: the profile and the log that it rests on.
     Raises: Interrupted when `stop` says so.
     """
+    for task, some in prompts.items():
+        longest = max(map(len, some), default=0)
+        if longest >= session.n_ctx:
+            raise UsageError(
+                f"a prompt of task {task} has {longest} tokens, which a context of {session.n_ctx} has no room for; "
+                "give a larger -c."
+            )
     say(0.0, "costs of passes")
     sizes = SIZES if effort.quick else (*SIZES, *LARGE_SIZES)
     costs = measure_costs(session, sizes, effort.cost_seconds, effort.n_long, stop)
@@ -159,7 +172,8 @@ def calibrate(
     tasks = fit_tasks(log, costs)
     profile = Profile(costs, key, tasks, effort.quick, datetime.now(timezone.utc).isoformat(timespec="seconds"), head=head)
     if effort.n_checked:
-        profile = replace(profile, measured=tuple(_measured(session, profile, log, prompts, sampling, effort, say, stop)))
+        profile = replace(profile, measured=_measured(session, profile, log, prompts, sampling, effort, say, stop, partial))
+    log.about.pop(_MEASURED, None)
     if partial is not None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -214,6 +228,10 @@ def _record(
     if partial is not None:
         log = _resumed(partial, log)
         n_tokens = log.about["n_tokens"]
+        if not log.texts:
+            # what cannot be gone on with is of no use
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     n_done = {task: len(log.of_task(task).texts) for task in prompts}
     saved = perf_counter()
     try:
@@ -225,29 +243,24 @@ def _record(
                 session.clear()
                 # nothing of what is logged is verified: the choice of rows would take all drafts for misses
                 with session.steady_draft_vocab(), session.new_sampler(replace(sampling, seed=i)) as sampler:
-                    try:
-                        text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
-                    except ContextFullError:
-                        raise UsageError(
-                            f"a prompt of task {task} has {len(ids)} tokens, more than the context; give a larger -c."
-                        ) from None
+                    text = record(session, ids, sampler, n_tokens, shape, task=task, stop=stop)
                 if text is not None:
                     log.texts.append(text)
                 _check(stop)
-                if partial is not None and perf_counter() - saved > 10:
+                if perf_counter() - saved > 10:
                     _keep(log, partial)
                     saved = perf_counter()
     finally:
         # complete or not, what follows can be interrupted too
-        if partial is not None:
-            _keep(log, partial)
+        _keep(log, partial)
     return log
 
 
-def _keep(log: WideLog, partial: Path) -> None:
+def _keep(log: WideLog, partial: Path | None) -> None:
     # a folder that cannot be written to costs an interrupted run its beginning, nothing else
-    with suppress(OSError):
-        log.save(partial)
+    if partial is not None and log.texts:
+        with suppress(OSError):
+            log.save(partial)
 
 
 def _resumed(path: Path, fresh: WideLog) -> WideLog:
@@ -260,8 +273,19 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
     n_tokens = found.about.get("n_tokens")
     if not isinstance(n_tokens, int) or 2 * n_tokens < fresh.about["n_tokens"]:
         return fresh
-    same = found.about == {**fresh.about, "n_tokens": n_tokens} and found.shape.parents.tolist() == fresh.shape.parents.tolist()
+    about = {name: value for name, value in found.about.items() if name != _MEASURED}
+    found.about[_MEASURED] = _kept(found.about.get(_MEASURED))
+    same = about == {**fresh.about, "n_tokens": n_tokens} and found.shape.parents.tolist() == fresh.shape.parents.tolist()
     return found if same else fresh
+
+
+def _kept(measured: Any) -> dict[str, dict[str, Any]]:
+    """What an interrupted run decoded of each task, where it is that."""
+    try:
+        found = {task: {**kept, "rows": [parse_measured(row) for row in kept["rows"]]} for task, kept in measured.items()}
+        return {task: kept for task, kept in found.items() if any(row["policy"] == "off" for row in kept["rows"])}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return {}
 
 
 def _with_step(
@@ -318,42 +342,76 @@ def _measured(
     effort: Effort,
     say: Say,
     stop: Stop,
-) -> list[dict[str, Any]]:
-    """Real decoding with the finalists of each task, which take turns at every prompt."""
-    rows: list[dict[str, Any]] = []
+    partial: Path | None,
+) -> tuple[dict[str, Any], ...]:
+    """Real decoding with the finalists of each task; what an interrupted run decoded with the same head is kept."""
+    done: dict[str, dict[str, Any]] = log.about.setdefault(_MEASURED, {})
+    head = None if profile.head is None else [profile.head.kind, profile.head.size]
     tasks = [task for task in prompts if task in profile.tasks]
     for t, task in enumerate(tasks):
+        if task in done and done[task].get("head") == head:
+            continue
+
+        def tell(share: float, t: int = t, task: str = task) -> None:
+            say(0.9 + 0.1 * (t + share) / len(tasks), f"{task}: decoding with the finalists")
+
         names = finalists(profile, log, task, session.limits.trees)
-        policies = {name: parse_policy(name).within(session.limits) for name in names}
-        for policy in policies.values():
-            if policy.needs_profile:
-                policy.calibrated(profile)
-        tokens, seconds, steps = (dict.fromkeys(names, 0.0) for _ in range(3))
-        for i, ids in enumerate(prompts[task][: effort.n_checked]):
-            say(0.9 + 0.1 * (t + i / effort.n_checked) / len(tasks), f"{task}: decoding with the finalists")
-            for name in names if i % 2 == 0 else reversed(names):
-                session.clear()
-                with session.new_sampler(replace(sampling, seed=1000 + i)) as sampler:
-                    generation = generate(
-                        session, ids, policy=policies[name], sampler=sampler, max_tokens=effort.n_tokens // 2, stop=stop
-                    )
-                    for _ in generation:
-                        pass
-                _check(stop)
-                tokens[name] += max(0, generation.stats.n_generated - 1)
-                seconds[name] += generation.stats.seconds["decode"]
-                steps[name] += generation.stats.n_steps
-        for name in names:
-            speed = tokens[name] / seconds[name] if seconds[name] else 0.0
-            plain = tokens["off"] / seconds["off"] if seconds["off"] else 0.0
-            rows.append(
-                {
-                    "task": task,
-                    "policy": name,
-                    "temp": sampling.temp,
-                    "tokens_per_second": speed,
-                    "ratio": speed / plain if plain else 0.0,
-                    "tokens_per_step": tokens[name] / steps[name] if steps[name] else 0.0,
-                }
-            )
-    return rows
+        rows = _decoded(session, profile, names, task, prompts[task][: effort.n_checked], sampling, effort, tell, stop)
+        done[task] = {"head": head, "rows": rows}
+        _keep(log, partial)
+    return tuple(row for task in tasks for row in done[task]["rows"])
+
+
+def _decoded(
+    session: Session,
+    profile: Profile,
+    names: Sequence[str],
+    task: str,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingOptions,
+    effort: Effort,
+    tell: Callable[[float], None],
+    stop: Stop,
+) -> list[dict[str, Any]]:
+    """What policies bring that take turns at every prompt, and begin anew with other seeds while there is time."""
+    policies = {name: parse_policy(name).within(session.limits) for name in names}
+    for policy in policies.values():
+        if policy.needs_profile:
+            policy.calibrated(profile)
+    tokens, taken, seconds, steps = (dict.fromkeys(names, 0.0) for _ in range(4))
+    begin, n = perf_counter(), 0
+    while n < len(prompts) or (prompts and perf_counter() < begin + effort.check_seconds):
+        tell(min(1.0, n / len(prompts), (perf_counter() - begin) / max(1e-9, effort.check_seconds)))
+        for name in names if n % 2 == 0 else reversed(names):
+            session.clear()
+            with session.new_sampler(replace(sampling, seed=_FIRST_SEED + n)) as sampler:
+                generation = generate(
+                    session,
+                    prompts[n % len(prompts)],
+                    policy=policies[name],
+                    sampler=sampler,
+                    max_tokens=effort.n_tokens // 2,
+                    stop=stop,
+                )
+                for _ in generation:
+                    pass
+            _check(stop)
+            stats = generation.stats
+            tokens[name] += max(0, stats.n_generated - 1)
+            taken[name] += max(0, stats.n_generated + stats.n_ends - 1)
+            seconds[name] += stats.seconds["decode"]
+            steps[name] += stats.n_steps
+        n += 1
+    speeds = {name: tokens[name] / seconds[name] if seconds[name] else 0.0 for name in names}
+    return [
+        {
+            "task": task,
+            "policy": name,
+            "temp": sampling.temp,
+            "tokens_per_second": speeds[name],
+            "ratio": speeds[name] / speeds["off"] if speeds["off"] else 0.0,
+            "tokens_per_step": taken[name] / steps[name] if steps[name] else 0.0,
+            "n_tokens": int(tokens[name]),
+        }
+        for name in names
+    ]

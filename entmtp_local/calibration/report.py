@@ -401,6 +401,7 @@ _MEASURED = {
     "ratio": "relative to plain",
     "tokens_per_step": "tokens a step",
     "tokens_per_second": "tokens a second",
+    "n_tokens": "tokens",
 }
 
 

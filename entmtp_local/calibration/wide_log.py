@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file, reason, replace_file
+from entmtp_local.speculative.entmtp import SIGNALS
 from entmtp_local.speculative.profile import ALL
 from entmtp_local.speculative.tree import Int32Array, TreeShape
 
@@ -59,6 +60,7 @@ _DAMAGED = (
     NotImplementedError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 _ROUNDING = 1e-3
+_MOST_PROMPT = 1 << 24  # tokens
 _ARRAYS = ("tokens", "entropies", "drafts", "logp", "head_entropies")
 
 
@@ -115,7 +117,7 @@ class WideLog:
                 texts = [
                     _checked(
                         LoggedText(
-                            str(each["task"]),
+                            _name(each["task"]),
                             int(each["n_prompt"]),
                             ended=bool(each["ended"]),
                             **{name: content[f"{name}_{i}"] for name in _ARRAYS},
@@ -134,6 +136,12 @@ class WideLog:
             ) from None
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a task whose name is no text")
+    return value
+
+
 def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
     n, wide = len(text.tokens), (max(0, len(text.tokens) - 1), shape.n_nodes)
     sizes: Sequence[tuple[Any, Any]] = (
@@ -145,18 +153,19 @@ def _checked(text: LoggedText, shape: TreeShape) -> LoggedText:
     )
     if n == 0 or any(found != expected for found, expected in sizes):
         raise ValueError("arrays of other sizes than their text")
-    if any(array.dtype != np.int32 for array in (text.tokens, text.drafts)):
+    if any(array.dtype != np.int32 for array in (text.tokens, text.drafts)) or text.tokens.min() < 0:
         raise ValueError("tokens that are no numbers")
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in (text.entropies, text.logp)):
         raise ValueError("entropies or probabilities that are none")
-    if text.head_entropies.dtype != np.float32 or not 0 <= text.n_prompt < 1 << 31:
+    if text.head_entropies.dtype != np.float32 or not 0 <= text.n_prompt < _MOST_PROMPT:
         raise ValueError("entropies that are none, or a prompt")
     # rounding may take an entropy or a probability a little beyond its bounds
     inner = text.head_entropies[:, [bool(children) for children in shape.children]]
     if not np.isfinite(inner).all() or min(text.entropies.min(), inner.min(initial=0)) < -_ROUNDING:
         raise ValueError("entropies that are none")
-    if text.logp[:, 1:].max(initial=0) > _ROUNDING:
+    text.logp[:, 0] = 0.0  # the root's means nothing
+    if text.logp.max(initial=0) > _ROUNDING:
         raise ValueError("probabilities above 1")
-    if text.task in (ALL, ""):
-        raise ValueError("a task without a name, or one that stands for all of them")
+    if text.task in (ALL, "", *SIGNALS):
+        raise ValueError("a task without a name, or one that stands for something else")
     return text

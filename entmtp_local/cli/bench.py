@@ -193,6 +193,8 @@ def _run(models: tuple[str, ...], options: dict[str, Any]) -> int:
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             record = Record.begin(options["json_file"], settings, created, resume=options["resume"])
             _name_models(record, benches)
+            if stock is None and not options["no_stock"]:
+                _note(f"there is no stock llama-server to compare with: {_BUILD_STOCK}. Ratios are over plain decoding.")
         except KeyboardInterrupt:
             raise click.Abort from None
         code = 0
@@ -322,12 +324,10 @@ def _stock(options: Mapping[str, Any]) -> Path | None:
     if options["stock"] is not None:
         path: Path = options["stock"]
         check_binary(path, "--stock", _BUILD_STOCK)
-        return path
+        # without its folder, a program is looked for in PATH
+        return path.absolute()
     path = find_layout().root / "stock" / "bin" / "llama-server"
-    if not path.is_file():
-        _note(f"there is no stock llama-server to compare with: {_BUILD_STOCK}. Ratios are over plain decoding.")
-        return None
-    return path
+    return path if path.is_file() else None
 
 
 def _peers(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -343,7 +343,7 @@ def _peers(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if name in found:
             raise UsageError(f"two peers are called '{name}'; rename one.")
         check_binary(Path(command[0]), f"--peer {name}", "give NAME=PATH of a server program")
-        found[name] = tuple(command)
+        found[name] = (str(Path(command[0]).absolute()), *command[1:])
     return found
 
 

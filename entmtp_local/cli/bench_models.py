@@ -22,7 +22,7 @@ from entmtp_local.chat.model_template import template_of
 from entmtp_local.cli.abilities import drafting
 from entmtp_local.cli.options import default_n_ctx, open_for_drafts
 from entmtp_local.cli.profiles import profile_for
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.hub.cache import ModelFiles
 from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.model_file import read_model
@@ -124,7 +124,7 @@ class BenchedModel:
             draft_vocab=options["draft_vocab"],
             draft_head_type=options["draft_head_type"],
         )
-        self._check_tasks(list(chosen))
+        self._check_tasks(list(chosen), given=options["policies"] is not None)
         self._serving = Serving(
             files.path, files.mtp_path, self.n_ctx, self.n_threads, options["n_gpu_layers"], self.prepared.eog
         )
@@ -138,21 +138,38 @@ class BenchedModel:
                         f"context of {self.n_ctx}; give a larger -c or a smaller -n."
                     )
 
-    def _check_tasks(self, names: list[str]) -> None:
+    def _check_tasks(self, names: list[str], *, given: bool) -> None:
         """Refuse policies that the profile has no figures for before anything is measured, and say what stands in for TASK.
 
+        Args:
+            given: the user named the policies; those of the default are left out instead.
         Raises: ProfileError naming what the profile has.
         """
-        for choice in self.choices:
-            profile = self._profile(choice)
-            for workload in names if profile is not None else ():
-                policy = parse_policy(choice.policy.replace("TASK", _task(profile, workload)))
-                if policy.needs_profile and profile is not None:
-                    policy.calibrated(profile)
+        left_out = []
+        for choice in list(self.choices):
+            try:
+                self._check_task(choice, names)
+            except ProfileError:
+                if given:
+                    raise
+                left_out.append(choice.name)
+                self.choices.remove(choice)
+        if left_out:
+            _note(
+                f"left out, because they are fitted to texts and the profile knows none yet: {', '.join(left_out)}; "
+                f"entmtp-local calibrate {shlex.quote(str(self._path))} measures them."
+            )
         by_task = any("TASK" in choice.policy for choice in self.choices)
         missing = [name for name in names if any(name not in profile.tasks for profile in self.prepared.profiles.values())]
         if by_task and missing:
             _note(f"the profile has no figures of {', '.join(missing)} alone: TASK stands for all tasks together there.")
+
+    def _check_task(self, choice: OurChoice, names: list[str]) -> None:
+        profile = self._profile(choice)
+        for workload in names if profile is not None else ():
+            policy = parse_policy(choice.policy.replace("TASK", _task(profile, workload)))
+            if policy.needs_profile and profile is not None:
+                policy.calibrated(profile)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from entmtp_local.errors import ProfileError, UsageError, visible
 from entmtp_local.files import check_writable
 from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session
-from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.cost import CostTable, is_disturbed
 from entmtp_local.speculative.draft_vocab import SAME, DraftHead
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, Profile, paths_of
@@ -46,6 +46,7 @@ from entmtp_local.speculative.tree import TreeShape
 EXIT_INTERRUPTED = 130
 # Times what a policy can gain at most: short texts on an idle machine measure no more than that beyond it.
 _DOUBTFUL = 1.1
+_ENOUGH = 200  # tokens, of which a ratio can be told
 
 REPLAYED = (
     "off", "chain:1", "chain:2", "chain:3", "chain:4", "chain:5", "chain:7", "medusa:7:TASK", "hydra:7:TASK", "hydra:15:TASK",
@@ -116,8 +117,8 @@ def calibrate_command(model: str | None, **options: Any) -> None:
     """Measure what drafts cost and bring with a model on this device.
 
     Costs of passes, chances of drafts by task, trees and thresholds go into a profile, which chat and run find by themselves: it
-    holds for this file, device, engine and number of threads, and is not used for others. Ctrl-C ends it; started again, it goes
-    on where it was.
+    holds for this file, device, engine, --threads, --gpu-layers, --draft-vocab and --draft-head-type, and is not used for others.
+    Ctrl-C ends it; started again, it goes on where it was.
 
     \b
     Examples:
@@ -199,10 +200,11 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         if _is_log(partial):
             click.echo("going on with a calibration that was interrupted; --restart begins anew.", err=True)
         try:
-            with progress() as say:
+            with progress(lines=True) as say:
                 profile, log = calibrate(session, key, prompts, sampling, effort, say, interrupt, partial)
         except Interrupted:
-            click.echo("interrupted: the same command goes on from here.", err=True)
+            kept = "the same command goes on from here" if _is_log(partial) else "nothing was kept yet"
+            click.echo(f"interrupted: {kept}.", err=True)
             return EXIT_INTERRUPTED
     missing = [task for task in prompts if task not in profile.tasks]
     if missing:
@@ -222,6 +224,8 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             head=before.head or profile.head,
             tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}},
         )
+    if is_disturbed(profile.costs):
+        click.echo("something else ran while costs were measured, which are not to be relied on: calibrate again.", err=True)
     profile.save(out)
     # what people call it; a fingerprint tells it from all others
     log.about |= {"name": info.name, "file": settings.model_path.name, "device": key.device}
@@ -247,10 +251,9 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
 
 def _is_log(path: Path) -> bool:
     try:
-        WideLog.load(path)
+        return bool(WideLog.load(path).texts)
     except UsageError:
         return False
-    return True
 
 
 def _check_writable(written: list[Path], read: list[Path]) -> None:
@@ -282,17 +285,22 @@ def _show(profile: Profile, out: Path) -> None:
         first = fit.by_rank[0][0] if fit.by_rank else 0.0
         print(f"{visible(task)}: {fit.n_texts} texts, {fit.n_positions} tokens; first drafts accepted: {first:.2f}")
     if profile.measured:
-        print("\nmeasured, tokens/s over plain decoding (tokens per step):")
-        disturbed = False
+        print("\nmeasured, tokens/s over plain decoding (tokens per step; tokens):")
+        disturbed = few = False
         for row in profile.measured:
             doubtful = row["ratio"] > _DOUBTFUL * most_gained(
                 row, [each for each in profile.measured if each["task"] == row["task"]]
             )
             disturbed |= doubtful
-            figures = f"{row['ratio']:.2f}{'?' if doubtful else ''} ({row['tokens_per_step']:.2f})"
+            n_tokens = row.get("n_tokens", _ENOUGH)
+            few |= n_tokens < _ENOUGH
+            mark = ("?" if doubtful else "") + ("*" if n_tokens < _ENOUGH else "")
+            figures = f"{row['ratio']:.2f}{mark} ({row['tokens_per_step']:.2f}; {n_tokens})"
             print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {figures}")
         if disturbed:
             print("? more than the tokens of its steps allow: something else ran beside it; calibrate again when nothing does.")
+        if few:
+            print(f"* fewer than {_ENOUGH} tokens, which say little; entmtp-local bench measures more.")
     print(f"profile: {visible(str(out))}")
 
 
@@ -386,7 +394,12 @@ def _replayed_task(log: WideLog, task: str, names: list[str], profile: Profile) 
         rows.append({"task": task, "policy": policy, "tokens_per_second": speed, "about": about, **more})
 
     for name in names:
-        found = replay(log, parse_policy(name.replace("TASK", task)), profile)
+        try:
+            found = replay(log, parse_policy(name.replace("TASK", task)), profile)
+        except ProfileError:
+            known = ", ".join(each for each in profile.tasks if each != ALL)
+            named = name.replace("TASK", task)
+            raise UsageError(f"the log has no texts for {named} (it has: {known}); name one of them.") from None
         uncovered = f", {found.n_uncovered} nodes beyond the log" if found.n_uncovered else ""
         add(name.replace("TASK", task), found.tokens_per_second, f"{found.tokens_per_step:.2f} tokens a step{uncovered}")
     plain = replay(log, parse_policy("off"), profile).tokens_per_second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,9 @@ from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.expected import expected_speeds, plain_speed
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Policy
+from entmtp_local.speculative.static import OFF
+
+_FASTER = 1.05  # times a policy's speed: what is so much faster is named beside it
 
 
 def fit_of(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Policy, n_gpu_layers: int | None) -> dict[str, Any]:
@@ -33,8 +37,8 @@ def fit_of(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Polic
     Args:
         n_gpu_layers: 0 for main memory; None or more for the GPUs, where the engine sees any.
     Returns: "device", "n_gpus", "available_bytes" and "total_bytes" (None where unknown), "fits" (None where unknown),
-        "largest_n_ctx" (up to what the model was trained for, None where it does not fit at all or where a part is meant), and
-        "gpu_layers" (of a GPU that does not hold all, or is not to, how many it could).
+        "largest_n_ctx" (up to what the model was trained for, or n_ctx; None where it does not fit at all or where a part is
+        meant), and "gpu_layers" (of a GPU that does not hold all, or is not to, how many it could).
     """
 
     def needed(n_tokens: int) -> int:
@@ -54,12 +58,12 @@ def fit_of(info: ModelInfo, sidecar: ModelInfo | None, n_ctx: int, policy: Polic
     fits = needed(n_ctx) <= available
     largest = largest_context(needed, available)
     if largest is not None and info.n_ctx_train:
-        largest = min(largest, info.n_ctx_train)
+        largest = min(largest, max(n_ctx, info.n_ctx_train))
     return {**told, "fits": fits, "largest_n_ctx": largest, "gpu_layers": None if fits else layers}
 
 
-def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: str) -> dict[str, Any]:
-    """What a kept profile lets expect.
+def speed_of(options: SessionOptions, policy: Policy, given: Path | None, drafting: str, model: str) -> dict[str, Any]:
+    """What a kept profile lets expect of a policy.
 
     Args:
         given: a profile that the user named.
@@ -88,11 +92,15 @@ def speed_of(options: SessionOptions, given: Path | None, drafting: str, model: 
         return {"reason": f"not measured yet: {does_it}"}
     try:
         profile = Profile.load(path, key)
+        if policy.needs_profile:
+            policy.calibrated(profile)
     except ProfileError as error:
         return {"reason": str(error).removesuffix(".")}
-    tasks = [asdict(each) for each in expected_speeds(profile, trees=drafting == "trees")]
+    rows = (row for row in profile.measured if row["policy"] == OFF.name)
+    plain = [row["tokens_per_second"] for row in rows if row["tokens_per_second"] > 0]
+    tasks = [asdict(each) for each in expected_speeds(profile, policy, trees=drafting == "trees")]
     return {
-        "plain": plain_speed(profile),
+        "plain": statistics.mean(plain) if plain else plain_speed(profile),
         "tasks": tasks,
         "quick": profile.quick,
         "created": profile.created,
@@ -126,7 +134,12 @@ def speed_text(speed: dict[str, Any]) -> list[str]:
     lines = [f"{speed['plain']:.1f} tokens/s decoded one by one"]
     for row in speed["tasks"]:
         how = "measured" if row["measured"] else "forecast by the cost model"
-        lines.append(f"{row['tokens_per_second']:.1f} tokens/s for {row['task']}, {row['ratio']:.2f} times ({how}: {row['by']})")
+        faster = row["best_ratio"] > _FASTER * row["ratio"]
+        best = f"; {row['best']}: {row['best_ratio']:.2f}" if faster else ""
+        lines.append(
+            f"{row['tokens_per_second']:.1f} tokens/s for {row['task']}, {row['ratio']:.2f} times plain decoding "
+            f"({how}: {row['by']}{best})"
+        )
     how = "quick calibration" if speed["quick"] else "calibration"
     when = _when(speed["created"], datetime.now(timezone.utc))
     return [*lines, f"from a {how}{when}; {speed['again']} {'measures more' if speed['quick'] else 'measures again'}"]

@@ -97,16 +97,17 @@ def info(
     if files.mtp_path is not None:
         head = read_model(files.mtp_path, role="mtp")
         check_pair(about, head)
-    facts = _facts(about, head, n_ctx or default_n_ctx(about), policy, n_gpu_layers)
+    chosen = parse_policy(default_policy(about, head) if policy is None else policy)
+    facts = _facts(about, head, n_ctx or default_n_ctx(about), chosen, n_gpu_layers)
     options = SessionOptions(files.path, files.mtp_path, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
-    facts["speed"] = speed_of(options, profile, facts["drafting"], shlex.join([model] if model else []))
+    verified = chosen.within(_limits(about, head, facts["drafting"], chosen))
+    facts["speed"] = speed_of(options, verified, profile, facts["drafting"], shlex.join([model] if model else []))
     if beyond := beyond_training(about, facts["memory"]["n_ctx"]):
         click.echo(beyond, err=True)
     click.echo(json.dumps(facts) if as_json else _as_text(facts))
 
 
-def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, policy: str | None, n_gpu_layers: int | None) -> dict[str, Any]:
-    chosen = parse_policy(default_policy(about, head) if policy is None else policy)
+def _facts(about: ModelInfo, head: ModelInfo, n_ctx: int, chosen: Policy, n_gpu_layers: int | None) -> dict[str, Any]:
     sidecar = None if head is about else head
     can_draft, reason = drafting(about, head)
     return {

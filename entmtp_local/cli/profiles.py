@@ -19,6 +19,7 @@ from entmtp_local.errors import ProfileError, visible
 from entmtp_local.files import user_cache
 from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import Session, SessionOptions
+from entmtp_local.speculative.cost import is_disturbed
 from entmtp_local.speculative.profile import Key, Profile
 from entmtp_local.speculative.sampling import SamplingOptions
 
@@ -86,6 +87,12 @@ def profile_for(
     if not prompts:
         note("nothing is known of its drafts yet, because nothing fits into the context; this is not kept.")
         return profile
+    if is_disturbed(profile.costs):
+        note(
+            "something else ran meanwhile, so what was measured is not kept: the next start measures again, and "
+            "entmtp-local calibrate MODEL more thoroughly."
+        )
+        return profile
     if not profile.tasks:
         note("too slow for texts at a first use, so only costs are known; entmtp-local calibrate MODEL takes its time.")
     try:
@@ -105,12 +112,25 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def progress() -> Iterator[Say]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def progress(*, lines: bool = False) -> Iterator[Say]:
+    """A progress bar on a terminal.
+
+    Args:
+        lines: elsewhere, a line for each twentieth; nothing otherwise.
+    """
     if not sys.stderr.isatty():
-        yield lambda _share, _what: None
+        told = -1
+
+        def tell(share: float, what: str) -> None:
+            nonlocal told
+            if lines and int(20 * share) > told:
+                told = int(20 * share)
+                click.echo(f"calibrating, {100 * share:.0f} %: {visible(what)}", err=True)
+
+        yield tell
         return
-    with click.progressbar(length=1000, label="calibrating", file=sys.stderr, show_eta=True) as bar:
+    # how long it takes depends on where texts end and on what an interrupted run has left
+    with click.progressbar(length=1000, label="calibrating", file=sys.stderr, show_eta=False, show_percent=True) as bar:
 
         def say(share: float, what: str) -> None:
             bar.label = f"calibrating ({visible(what)})"

@@ -211,10 +211,11 @@ def _build_locked(options: BuildOptions, layout: Layout, reporter: Reporter) -> 
         (engine / "tests.json").unlink(missing_ok=True)
         compiler.make(tree, engine, (*args, *_TEST_PARTS), UPSTREAM_TESTS, "the pinned source's tests")
         write_json(engine / "tests.json", record)
+    _install_bindings(layout, upstream, reporter)
     if options.with_stock or options.with_tests:
+        # the engine can be used meanwhile, and where this fails
         targets = _STOCK_SERVER if options.with_stock else _STOCK_LIBRARY
         _build_stock(layout, upstream, git, reporter, compiler, record, targets)
-    _install_bindings(layout, upstream, reporter)
     reporter.note(f"Engine ready ({backend}): {engine / 'bin'}")
     return engine / "bin"
 

@@ -36,7 +36,9 @@ _IN_A_ROW = 3
 _UNSETTLED, _CACHED = (6, 2), 0.003
 # What has been measured is never nothing, and is divided by.
 _LEAST = 1e-9
+_MOST_LEVELS = 3  # plain passes that a level of drafts can take
 _MOST_SECONDS = 1e6  # of a pass, in a table that is read
+_MOST_NODES = 4096  # of one
 # Steps differ by less than this factor, drafts and verification of many nodes included.
 _LONGEST = 20.0
 
@@ -94,6 +96,11 @@ class CostTable:
         return table
 
 
+def is_disturbed(table: CostTable) -> bool:
+    """Whether something else must have run while a table was measured: a level of drafts is a layer or two of the model."""
+    return table.level is not None and table.level[1] > _MOST_LEVELS * table.verify[1]
+
+
 def without_interruptions(seconds: Mapping[int, float]) -> dict[int, float]:
     """Measured seconds by number of nodes, less what another program took in between."""
     found = dict(sorted(seconds.items(), reverse=True))
@@ -125,8 +132,10 @@ def without_pause(seconds: float, usual: float) -> float:
 
 def _numbers(content: Any) -> dict[int, float]:
     found = {int(size): _seconds(seconds) for size, seconds in content.items()}
-    if 1 not in found or min(found) < 1 or min(found.values()) < _LEAST:
-        raise ValueError("no table of costs: sizes start at 1, seconds are above 0")
+    if 1 not in found or min(found) < 1 or max(found) > _MOST_NODES or min(found.values()) < _LEAST:
+        raise ValueError(f"no table of costs: sizes are from 1 to {_MOST_NODES}, seconds above 0")
+    if list(map(str, found)) != list(map(str, content)):
+        raise ValueError("no table of costs: sizes are numbers, each there once")
     return dict(sorted(found.items()))
 
 

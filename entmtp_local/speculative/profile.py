@@ -159,10 +159,17 @@ class Profile:
 
     def task(self, name: str) -> TaskFit:
         """Raises: ProfileError where the task was not calibrated."""
+        if not self.tasks:
+            which = "" if name == ALL else f" of {name}"
+            raise ProfileError(
+                f"the profile knows no texts{which} yet, which this policy is fitted to; run entmtp-local calibrate MODEL first."
+            )
         if name not in self.tasks:
-            known = ", ".join(self.tasks) or "none"
-            task = "" if name == ALL else f" --task {name} (or the file of prompts that is called so)"
-            raise ProfileError(f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL{task} first.")
+            known = ", ".join(task for task in self.tasks if task != ALL) or "none"
+            raise ProfileError(
+                f"the profile has no task {name} (it has: {known}); run entmtp-local calibrate MODEL --task {name} (or the "
+                "file of prompts that is called so) first."
+            )
         return self.tasks[name]
 
     def save(self, path: Path) -> None:
@@ -231,7 +238,7 @@ def _parse(content: Mapping[str, Any]) -> Profile:
         tasks=tasks,
         quick=_of(bool, content["quick"]),
         created=_of(str, content["created"]),
-        measured=tuple(_parse_measured(row) for row in _list(content["measured"])),
+        measured=tuple(parse_measured(row) for row in _list(content["measured"])),
         head=None if content["head"] is None else _parse_head(_dict(content["head"])),
     )
 
@@ -271,11 +278,13 @@ def _parse_head(content: Mapping[str, Any]) -> DraftHead:
     return DraftHead(kind, size, seconds, speeds)
 
 
-def _parse_measured(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises: ValueError or KeyError where it is no row of Profile.measured."""
     for name in ("task", "policy"):
         _of(str, row[name])
     for name in ("temp", "tokens_per_second", "ratio", "tokens_per_step"):
         _number(row[name], 0.0)
+    _whole(row.get("n_tokens", 0))
     return dict(row)
 
 

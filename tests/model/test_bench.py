@@ -45,6 +45,8 @@ def test_an_arm_of_ours_answers_in_a_process_of_its_own(shipped: Path) -> None:
         right = plain.gap([*PROMPT, *tokens[:5]], tokens[5], (tokens[5] + 1) % 200)
         assert right.gap > 0 and 0 <= right.rounding < 0.03
         assert plain.gap([*PROMPT, *tokens[:5]], END, tokens[5]).gap < 0
+        # a prompt of one token has no pass of one behind it
+        assert plain.gap(PROMPT[:1], 5, 9).gap == -plain.gap(PROMPT[:1], 9, 5).gap != 0
         assert plain.complete(Request(PROMPT, 40, GREEDY)).tokens == texts[0].tokens
     with pytest.raises(ProcessLookupError):
         os.kill(plain.pid, 0)

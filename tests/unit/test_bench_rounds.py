@@ -24,7 +24,7 @@ from entmtp_local.bench.rounds import (
     plain_texts,
 )
 from entmtp_local.bench.worker import END
-from entmtp_local.errors import UsageError
+from entmtp_local.errors import EngineError, UsageError
 
 VISIT = {"round": 0, "model": 0, "temp": 0.0, "workload": "code", "arm": "a", "kind": "ours"}
 VISIT |= {"load_seconds": 1.0, "resident_bytes": None, "device_bytes": None}
@@ -221,6 +221,9 @@ def test_finished_rounds_are_not_overwritten(tmp_path: Path) -> None:
         {"visits": [{**VISIT, "texts": [{}]}]},
         {"visits": [{**VISIT, "texts": [{"prompt": 0, "n": 1, "prefill_seconds": 1, "decode_seconds": 1, "compared": True}]}]},
         {"judged": {"0/code/0/1/2": 5}},
+        {"judged": {"0/code/0/1/2": {"gap": "x", "tolerance": 0.1}}},
+        {"models": [{}]},
+        {"settings": {}},
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
@@ -230,12 +233,73 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: dict[str, Any]) -> No
         Record.read(path)
 
 
+@pytest.mark.parametrize(
+    ("at", "wrong"),
+    [
+        (("visits", 0, "round"), "a"),
+        (("visits", 0, "model"), 5),
+        (("visits", 0, "arm"), [1]),
+        (("visits", 0, "texts", 0, "prompt"), 99),
+        (("visits", 0, "texts", 0, "n"), 1e308),
+        (("visits", 0, "texts", 0, "n_steps"), "x"),
+        (("visits", 0, "texts", 0, "decode_seconds"), float("inf")),
+        (("visits", 0, "texts", 0, "pace"), [[1]]),
+        (("visits", 0, "texts", 0, "parts"), {"draft": None}),
+        (("models", 0, "plain"), {"code": [1]}),
+        (("models", 0, "sweep"), [{"temp": 0.0}]),
+        (("models", 0, "sweep"), [{"arm": "a", "setting": {"n_max": 1}, "error": "none"}]),
+        (("models", 0, "chi_square"), {"a": {"same": False}}),
+        (("visits", 0, "texts", 0, "difference"), {"at": 3, "token": 5}),
+        (("visits", 0, "round"), 0.5),
+        (("visits", 0, "temp"), True),
+    ],
+)
+def test_a_damaged_value_is_refused(tmp_path: Path, at: tuple[Any, ...], wrong: object) -> None:
+    path, a_plan = tmp_path / "bench.json", plan(n_rounds=1)
+    record = begin(a_plan)
+    go(record, a_plan, subject([FakeArm("a")]))
+    content = json.loads(json.dumps(record.content))
+    path.write_text(json.dumps(content))
+    assert Record.read(path).content == content
+    inside = content
+    for name in at[:-1]:
+        inside = inside[name]
+    inside[at[-1]] = wrong
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="is damaged"):
+        Record.read(path)
+
+
+def test_what_was_published_can_be_read() -> None:
+    """Right tokens may be behind by a rounding, so that gaps are below 0."""
+    paths = sorted((Path(__file__).parents[2] / "docs" / "results").glob("bench-*.json"))
+    gaps = [each["gap"] for path in paths for each in Record.read(path).content["judged"].values()]
+    assert len(paths) >= 5 and min(gaps) < 0
+
+
+def test_a_difference_that_cannot_be_looked_at_loses_nothing() -> None:
+    """Its arm has no figures until somebody can tell."""
+    a_plan, wrong = plan(n_rounds=2), FakeArm("b", edit=wrong_from_5)
+    record, about = begin(a_plan), subject([FakeArm("a"), wrong])
+
+    class Failing(FakeArm):
+        def gap(self, *_: Any) -> Any:
+            raise EngineError("no room.")
+
+    plain_texts(record, about, a_plan)
+    measure(record, a_plan, [replace(about, judge=Failing("judge").open)], quiet)
+    assert len(record.content["visits"]) == 4 * len(a_plan.workloads) and "was not looked at" in invalid_arms(record, 0)["b"]
+    measure(record, a_plan, [about], quiet)
+    assert "wrong text" in invalid_arms(record, 0)["b"]
+
+
 def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    Record.begin(path, {"n_rounds": 6, "n_tokens": 256, "device": "a"}, "now", resume=False).save()
+    given = {"n_rounds": 6, "n_tokens": 256, "n_prompts": 2, "device": "a"}
+    Record.begin(path, given, "now", resume=False).save()
     for settings, word in [
-        ({"n_rounds": 6, "n_tokens": 128, "device": "b"}, r'\(device "a", now "b"; n_tokens 256, now 128\)'),
-        ({"n_rounds": 5, "n_tokens": 256, "device": "a"}, r"\(n_rounds 6, now 5\)"),
+        ({**given, "n_tokens": 128, "device": "b"}, r'\(device "a", now "b"; n_tokens 256, now 128\)'),
+        ({**given, "n_rounds": 5}, r"\(n_rounds 6, now 5\)"),
     ]:
         with pytest.raises(UsageError, match=word):
             Record.begin(path, settings, "now", resume=True)

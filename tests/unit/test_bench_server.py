@@ -16,7 +16,7 @@ from fake_llama_server import scripted
 
 from entmtp_local.bench.server import Server, check_binary
 from entmtp_local.bench.text import ClockError, Request, Text, check_clock, on_the_clock
-from entmtp_local.errors import ServerError
+from entmtp_local.errors import ServerError, UsageError
 from entmtp_local.speculative.sampling import SamplingOptions
 
 FAKE = (sys.executable, str(Path(fake_llama_server.__file__)))
@@ -170,7 +170,11 @@ def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatc
         ("counts no number", ("cannot be: 8 tokens in nan ms",)),
         ("counts for ever", ("cannot be: 8 tokens in inf ms",)),
         ("counts too many", ("has no timings",)),
-        ("miscounts", ("gives 8 tokens and counts 13",)),
+        ("counts next to nothing", ("cannot be: 8 tokens in 1e-300 ms",)),
+        ("keeps what it did not draft", ("4 of 3 drafted ones kept",)),
+        ("counts beyond", ("counts 13 tokens where 8 were asked for",)),
+        ("gives few", ("gives 2 of 8 tokens and does not say that the text ended",)),
+        ("miscounts", ("gives 8 tokens and counts 3",)),
         ("reuses prompts", ("read 2 tokens of a prompt of 3",)),
         ("counts too much", ("contradict the clock",)),
         ("leaves time out", ("leave time out",)),
@@ -195,10 +199,10 @@ def test_a_server_that_tells_no_tokens_can_be_timed() -> None:
 
 
 def test_programs_that_are_none_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="there is no program .* for --stock; do something"):
+    with pytest.raises(UsageError, match="there is no program .* for --stock; do something"):
         check_binary(tmp_path / "missing", "--stock", "do something")
     (tmp_path / "file").write_text("text")
-    with pytest.raises(ServerError, match="is not a program that can be run"):
+    with pytest.raises(UsageError, match="is not a program that can be run"):
         check_binary(tmp_path / "file", "--stock", "do something")
     (tmp_path / "file").chmod(0o755)
     with pytest.raises(ServerError) as error:

@@ -302,6 +302,12 @@ def test_statistics_add_up() -> None:
     assert sum(step.seconds.total for step in steps) <= report["seconds"]["decode"]
 
 
+def test_a_token_that_ends_an_answer_takes_a_step_too() -> None:
+    generation, _ = run(RandomEngine(2, eog_at=len(PROMPT) + 12), "off", 100)
+    stats = generation.stats
+    assert (generation.finish_reason, stats.n_generated, stats.n_steps) == ("stop", 12, 12) and stats.tokens_per_step == 1
+
+
 class RepeatingEngine(RandomEngine):
     """Its text quotes itself: every second stretch of 20 tokens is the one before, but for one token."""
 

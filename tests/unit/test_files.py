@@ -99,6 +99,12 @@ def test_a_folder_that_does_not_exist_is_told_before(tmp_path: Path) -> None:
             check_writable(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that holds no files of ours")
+def test_a_folder_that_takes_no_files_is_told_before() -> None:
+    with pytest.raises(UsageError, match="/proc does not exist or may not be written"):
+        check_writable(Path("/proc/x.html"))
+
+
 def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:
     assert visible("a\x1b[2J\r\n\x9b\u202e\ud800 é") == r"a\x1b[2J\r\n\x9b\u202e\ud800 é"
     log = synthetic_log(TreeShape.comb(2, 2), n_texts=1, n_tokens=12, tasks=("\x1b]0;x\x07\n",))

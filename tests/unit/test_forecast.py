@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import SETS, NodePath, Profile, TaskFit, TreeSet
 
 GIB = 1024**3
+THROUGHPUT = parse_policy("throughput")
 # 10 ms a verification and 1 ms more for each further node, 1 ms a level, 1 ms for the rest: plain decoding is 1000/11 tokens/s
 COSTS = CostTable({n: 0.009 + 0.001 * n for n in range(1, 17)}, level={1: 0.001}, step=0.001)
 
@@ -44,7 +45,7 @@ def profile(**tasks: TaskFit) -> Profile:
 def test_the_best_chain_is_found() -> None:
     found = profile(code=fit(((0.9,), (0.8,), (0.1,))))
     assert plain_speed(found) == pytest.approx(1000 / 11)
-    (row,) = expected_speeds(found, trees=False)
+    (row,) = expected_speeds(found, THROUGHPUT, trees=False)
     # two levels: 1 + .9 + .72 tokens in 12 + 2 + 1 ms; a third would bring .072 tokens for 2 ms
     assert row.tokens_per_second == pytest.approx(2.62 / 0.015)
     assert row.ratio == pytest.approx(2.62 / 0.015 * 0.011)
@@ -54,14 +55,14 @@ def test_the_best_chain_is_found() -> None:
 def test_a_tree_where_it_is_better_and_can_be_verified() -> None:
     # the second candidate of the first level is worth its row, the second level is not
     found = profile(chat=fit(((0.5, 0.4), (0.1,)), medusa=((), (0,), (1,), (0, 0))))
-    (row,) = expected_speeds(found, trees=True)
+    (row,) = expected_speeds(found, THROUGHPUT, trees=True)
     assert (row.by, row.tokens_per_second) == ("tree of 2 nodes", pytest.approx(1.9 / 0.014))
-    (row,) = expected_speeds(found, trees=False)
+    (row,) = expected_speeds(found, THROUGHPUT, trees=False)
     assert (row.by, row.tokens_per_second) == ("chain of 1", pytest.approx(1.5 / 0.013))
 
 
 def test_drafts_that_do_not_hold_are_not_recommended() -> None:
-    (row,) = expected_speeds(profile(prose=fit(((0.05, 0.01),))), trees=True)
+    (row,) = expected_speeds(profile(prose=fit(((0.05, 0.01),))), THROUGHPUT, trees=True)
     assert (row.by, row.ratio, row.tokens_per_second) == ("plain decoding", 1.0, pytest.approx(1000 / 11))
 
 
@@ -71,20 +72,48 @@ def test_what_was_measured_counts_more_than_what_is_computed() -> None:
         {"task": "code", "policy": "throughput", "temp": 0.8, "tokens_per_second": 120.0, "ratio": 1.3, "tokens_per_step": 2.2},
     )
     found = replace(profile(code=fit(((0.9,),)), math=fit(((0.9,),))), measured=rows)
-    code, math = expected_speeds(found, trees=True)
+    code, math = expected_speeds(found, THROUGHPUT, trees=True)
     assert (code.by, code.tokens_per_second, code.ratio, code.measured) == ("throughput", 120.0, 1.3, True)
     assert (math.by, math.measured) == ("chain of 1", False)
+    # of what was not measured the best that was stands for it
+    code, math = expected_speeds(found, parse_policy("entropy-chain"), trees=True)
+    assert (code.by, math.by) == ("throughput", "chain of 1")
+    # but a shape can be computed
+    policy = parse_policy("hydra:1")
+    policy.calibrated(found)
+    code, _ = expected_speeds(found, policy, trees=True)
+    assert (code.by, code.measured, code.best) == ("plain decoding", False, "throughput"), "no node was grown"
+    code, _ = expected_speeds(found, parse_policy("chain:1"), trees=True)
+    assert (code.by, code.measured, code.best_ratio) == ("chain of 1", False, 1.3)
+
+
+def test_what_is_said_is_of_the_policy_that_was_named() -> None:
+    rows: tuple[dict[str, Any], ...] = tuple(
+        {"task": "code", "policy": policy, "temp": 0.8, "tokens_per_second": 100 * ratio, "ratio": ratio, "tokens_per_step": 2.0}
+        for policy, ratio in (("off", 1.0), ("throughput", 0.8), ("entmtp:code", 0.9))
+    )
+    found = replace(profile(code=fit(((0.9,),)), math=fit(((0.9,), (0.8,), (0.1,)))), measured=rows)
+    for name, by in (("throughput", "throughput"), ("entmtp", "entmtp:code"), ("entmtp:code", "entmtp:code"), ("off", "off")):
+        code, _ = expected_speeds(found, parse_policy(name), trees=True)
+        assert (code.by, code.best, code.best_ratio) == (by, "off", 1.0)
+    _, math = expected_speeds(found, parse_policy("chain:1"), trees=True)
+    assert (math.by, math.best) == ("chain of 1", "chain of 2") and math.ratio == pytest.approx(1.9 * 11 / 13)
+    _, math = expected_speeds(found, parse_policy("off"), trees=True)
+    assert (math.by, math.ratio, math.best) == ("plain decoding", 1.0, "chain of 2")
+    speed = {"plain": 100.0, "tasks": [asdict(code) for code in expected_speeds(found, THROUGHPUT, trees=True)], "quick": False}
+    lines = forecast.speed_text({**speed, "created": "", "again": "again"})
+    assert lines[1] == "80.0 tokens/s for code, 0.80 times plain decoding (measured: throughput; off: 1.00)"
 
 
 def test_a_profile_of_all_tasks_alone_is_told_as_that() -> None:
-    (row,) = expected_speeds(profile(), trees=True)
+    (row,) = expected_speeds(profile(), THROUGHPUT, trees=True)
     assert row.task == "all"
-    assert expected_speeds(Profile(COSTS), trees=True) == []
+    assert expected_speeds(Profile(COSTS), THROUGHPUT, trees=True) == []
 
 
 def test_sizes_that_were_not_measured_are_not_promised() -> None:
     found = replace(profile(code=fit(((0.99,),) * 8)), costs=replace(COSTS, verify={1: 0.010, 2: 0.010}))
-    (row,) = expected_speeds(found, trees=True)
+    (row,) = expected_speeds(found, THROUGHPUT, trees=True)
     assert row.by == "chain of 1"
 
 
@@ -102,6 +131,7 @@ def test_a_gpu_that_holds_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     told = fitted(monkeypatch, [Gpu("Some GPU", 20 * GIB, 24 * GIB)])
     assert (told["device"], told["n_gpus"], told["fits"], told["gpu_layers"]) == ("Some GPU", 1, True, None)
     assert (told["available_bytes"], told["total_bytes"], told["largest_n_ctx"]) == (20 * GIB, 24 * GIB, 4096)
+    assert fitted(monkeypatch, [Gpu("Some GPU", 20 * GIB, 24 * GIB)], 6144)["largest_n_ctx"] == 6144, "what was asked for"
 
 
 def test_a_context_that_is_too_long_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +187,7 @@ def test_the_largest_context() -> None:
     [
         ({"fits": True, "largest_n_ctx": 4096}, "yes: 8.0 GiB of GPU are available, which is enough for all 4096 tokens"),
         ({"fits": True, "largest_n_ctx": 3072}, "which is enough up to -c 3072"),
+        ({"fits": True, "largest_n_ctx": 8192}, "which is enough up to -c 8192"),
         ({"fits": True, "largest_n_ctx": None, "gpu_layers": 12}, "which is enough for up to --gpu-layers 12"),
         (
             {"fits": False, "largest_n_ctx": 512, "gpu_layers": 0},
@@ -188,12 +219,13 @@ def test_info_with_a_kept_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     lines = info()
     assert lines[-3:-1] == [
         "speed          90.9 tokens/s decoded one by one",
-        "               174.7 tokens/s for code, 1.92 times (forecast by the cost model: chain of 2)",
+        "               174.7 tokens/s for code, 1.92 times plain decoding (forecast by the cost model: chain of 2)",
     ]
     assert lines[-1].startswith("               from a quick calibration of 2026-11-20")
     assert lines[-1].endswith("; entmtp-local calibrate m.gguf measures more")
     told = json.loads("".join(info("--json", "--n-ctx", "512")))
     assert told["speed"]["plain"] == pytest.approx(1000 / 11) and told["speed"]["tasks"][0]["task"] == "code"
+    assert info("--policy", "entmtp:verse")[-1].startswith("speed          the profile has no task verse (it has: code); run")
     assert told["memory"]["n_ctx"] == 512 and told["speed"]["created"] == "2026-11-20T23:30:00+00:00"
 
 

@@ -188,9 +188,9 @@ def test_the_constant_control_never_changes() -> None:
 def test_without_a_profile_it_says_what_to_do(name: str) -> None:
     with pytest.raises(ProfileError, match="entmtp-local calibrate MODEL"):
         parse_policy(name).plan(evidence())
-    with pytest.raises(ProfileError, match=r"no task all .*none\); run entmtp-local calibrate MODEL first"):
+    with pytest.raises(ProfileError, match="knows no texts yet, .*; run entmtp-local calibrate MODEL first"):
         ready(name, Profile(COSTS))
-    with pytest.raises(ProfileError, match=r"no task prose \(it has: all, code\).*--task prose"):
+    with pytest.raises(ProfileError, match=r"no task prose \(it has: code\).*--task prose"):
         ready(f"{name}:prose")
 
 

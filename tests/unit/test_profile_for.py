@@ -81,6 +81,18 @@ def test_what_cannot_be_kept_is_not_measured_for_each_policy(calibration: Calibr
     assert sum("cannot be kept" in note for note in calibration.notes) == 1
 
 
+def test_what_something_else_disturbed_is_not_kept(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level of drafts is a layer or two, and cannot take longer than the model."""
+    disturbed = Profile(CostTable({1: 0.001}, level={1: 0.1}), KEY)
+    monkeypatch.setattr(profiles, "calibrate", lambda *_: (disturbed, None))
+    assert calibration.profile() is disturbed is calibration.profile()
+    assert sum("is not kept" in note for note in calibration.notes) == 1
+    # the next start
+    monkeypatch.setattr(profiles, "_loaded", {})
+    monkeypatch.setattr(profiles, "calibrate", calibration.measure)
+    assert calibration.profile() is not disturbed and calibration.n_measured == 1
+
+
 def test_a_file_of_the_users_own_comes_first(calibration: Calibration, tmp_path: Path) -> None:
     calibration.given = tmp_path / "own.json"
     with pytest.raises(ProfileError, match="there is no profile"):

@@ -241,7 +241,7 @@ def test_policies_are_held_against_chains_on_unsteady_machines(
 def test_what_cannot_be_replayed_on_unsteady_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Profile(CARD).save(tmp_path / "profile.json")
     monkeypatch.chdir(tmp_path)
-    for n_tokens, policy, words in ((1, "throughput", "no text of more than one token"), (20, "entmtp:TASK", "no task code")):
+    for n_tokens, policy, words in ((1, "throughput", "no text of more than one token"), (20, "entmtp:TASK", "no texts of code")):
         synthetic_log(WIDE, STATES, n_texts=2, n_tokens=n_tokens).save(tmp_path / "log.npz")
         arguments = ["log.npz", "--profile", "profile.json", "--policies", policy]
         monkeypatch.setattr("sys.argv", ["replay_unsteady.py", *arguments])
@@ -341,8 +341,12 @@ def test_damaged_logs(tmp_path: Path) -> None:
         {"head_entropies": np.full((11, 5), -1.0, dtype=np.float32)},
         {"entropies": np.full(12, -1.0, dtype=np.float32)},
         {"logp": np.full((11, 5), 2.0, dtype=np.float32)},
+        {"tokens": np.full(12, -1, dtype=np.int32)},
         {"n_prompt": -1},
+        {"n_prompt": 2**31 - 1},
         {"task": ""},
+        {"task": None},
+        {"task": "path"},
     ],
 )
 def test_arrays_that_do_not_fit_their_text(tmp_path: Path, values: dict[str, object]) -> None:
@@ -350,6 +354,14 @@ def test_arrays_that_do_not_fit_their_text(tmp_path: Path, values: dict[str, obj
     log.texts[0] = replace(log.texts[0], **values)  # type: ignore[arg-type]
     log.save(tmp_path / "a.npz")
     refused(tmp_path / "a.npz")
+
+
+def test_what_is_said_of_the_root_is_not_heard(tmp_path: Path) -> None:
+    log = synthetic_log(TreeShape.comb(2, 2), n_texts=1, n_tokens=12)
+    odd = log.texts[0].logp.copy()
+    odd[:, 0] = 1e30
+    WideLog(log.shape, log.about, [replace(log.texts[0], logp=odd)]).save(tmp_path / "a.npz")
+    assert same(WideLog.load(tmp_path / "a.npz"), log)
 
 
 @pytest.mark.parametrize("parents", [[], [0], [-1, 5], [-1, 0, 1, 0], "ab", None, [-1, 0.5, 0, 0, 0]])

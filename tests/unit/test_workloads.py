@@ -109,6 +109,13 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
         workloads.load(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    """Editors of Windows write one."""
+    for name, content in (("a.jsonl", '{"prompt": "Once"}\n'), ("a.txt", "Once\n")):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert [prompt.text for prompt in workloads.load(tmp_path / name)] == ["Once"]
+
+
 def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device has no end, and a pipe is waited for."""
     os.mkfifo(tmp_path / "pipe.txt")

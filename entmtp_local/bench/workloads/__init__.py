@@ -71,7 +71,7 @@ def load(name: str | Path) -> list[Prompt]:
                 content = file.read(_MOST_BYTES + 1)
             if len(content) > _MOST_BYTES:
                 raise UsageError(f"{label} is not a file of prompts: it is larger than {_MOST_BYTES >> 20} MiB.")
-            text = content.decode("utf-8")
+            text = content.decode("utf-8-sig")
         except FileNotFoundError:
             raise UsageError(
                 f"There is no workload {name}, and no such file: name one of {', '.join(NAMES)}, or a file with one JSON prompt "
