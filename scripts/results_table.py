@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from entmtp_local.bench import workloads  # noqa: E402
 from entmtp_local.bench.record import Record  # noqa: E402
 from entmtp_local.bench.results import results  # noqa: E402
 from entmtp_local.errors import UsageError  # noqa: E402
@@ -92,6 +93,9 @@ def table(records: Sequence[tuple[str, Record]]) -> Iterator[str]:
 
 def _rows(name: str, content: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
     settings = content["settings"]
+    answers = f"up to {settings['n_tokens']} tokens"
+    if list(settings["workloads"]) != list(workloads.NAMES):
+        answers += f" of {', '.join(settings['workloads'])}"
     for summary in found["summary"]:
         model = content["models"][summary["model"]]
         mark = "\\*" if _WIDENED in model["name"] else ""
@@ -103,7 +107,7 @@ def _rows(name: str, content: Mapping[str, Any], found: Mapping[str, Any]) -> It
             doubt = "?" if ratio["doubts"] else ""
             interval = "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
             yield (
-                f"| {settings['device']} | {model['name']}{mark}, {model['quantisation']} | up to {settings['n_tokens']} tokens "
+                f"| {settings['device']} | {model['name']}{mark}, {model['quantisation']} | {answers} "
                 f"| {summary['temp']:g} | `{arm}` | {ratio['value']:.2f}{doubt}{interval} | {row['worst']:.2f} "
                 f"| [{content['created'][:10]}](docs/results/{name}) |"
             )

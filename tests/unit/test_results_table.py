@@ -35,6 +35,7 @@ def test_a_table_is_written_once_and_then_agrees(tmp_path: Path) -> None:
     text = with_table(README, tmp_path, published(tmp_path))
     (row,) = [line for line in text.splitlines() if line.startswith("| a device")]
     assert "`throughput` | 1.50 (1.50 to 1.50) | 1.50" in row and "(docs/results/bench-some.json)" in row
+    assert "| up to 40 tokens of code, prose |" in row, "what is not all four workloads is named"
     assert "widened to 0.8B\\*" in row and "acceptance that of the small model" in text.replace("\n", " ")
     assert with_table(text, tmp_path, published(tmp_path)) == text
     assert text.startswith("# Title\n") and text.endswith("\nrest\n")
