@@ -75,7 +75,7 @@ class Effort:
 
 QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, head_seconds=0.0, n_checked=0, check_seconds=0.0)
 FULL = Effort(
-    False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3, check_seconds=15.0
+    False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3, check_seconds=30.0
 )
 
 
