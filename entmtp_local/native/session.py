@@ -511,7 +511,9 @@ class Session:
         vocab = self._draft_vocab
         if vocab is not None:
             if self._n_levels.value > 0 and not tree.copied:
-                vocab.observe_draft(len(tokens), tree.shape.max_depth, self._n_levels.value)
+                depth = tree.shape.max_depth
+                refused = pending if len(tokens) < depth or depth == 0 else None
+                vocab.observe_draft(tokens, refused, depth, self._n_levels.value)
             self._n_levels.value = 0
             vocab.observe(tokens if pending is None else (*tokens, pending))
         if pending is not None:

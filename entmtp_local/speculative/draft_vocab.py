@@ -20,6 +20,8 @@ _WORTH_CUTTING = 32_768
 _HALF_LIFE = 512  # tokens after which a token counts half
 _INTERVAL = 32  # tokens between two looks at the counts
 _PRIOR = 2.0  # tokens that the prior counts for
+_ACCEPTED, _REFUSED = 3.0, 1.0  # drafted tokens of frequent ids that are believed to have been seen before the first one
+_LIKE_BEFORE = 4.0  # drafted tokens that what is known of more frequent ids counts for
 # The engine builds another graph for another size: a change has to be worth it.
 _MIN_GAIN = 0.01
 
@@ -63,7 +65,8 @@ class DraftVocab:
     """Chooses the size that promises most tokens a byte, from the ids of the text so far and the drafts' success.
 
     The share of tokens below a size is counted over the prompt and what has been emitted, recent tokens more; before there are
-    any it is taken to grow with the logarithm of the size, as it does where frequencies follow Zipf's law.
+    any it is taken to grow with the logarithm of the size, as it does where frequencies follow Zipf's law. Rare tokens are
+    drafted right less often than frequent ones, by half in some texts and hardly in others, so that is counted by ids too.
     """
 
     def __init__(self, n_vocab: int, n_tail: int, cost: PassCost) -> None:
@@ -80,7 +83,8 @@ class DraftVocab:
         # _counts[i]: tokens, weighted, whose smallest size is sizes[i]; the last one needs the whole vocabulary
         self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]
         self._seen = 0
-        self._accepted, self._refused = 3.0, 1.0  # drafted tokens, weighted
+        # tokens that drafts could contain, by their smallest size as above, weighted, and those of them that were drafted right
+        self._draftable, self._drafted = [0.0] * len(reached), [0.0] * len(reached)
         self._n_drafted = self._n_verified = 3.0  # levels of a draft, and those of them that are verified, on average
         self.usual = USUAL if USUAL in self.sizes else 0
         self.size = self.usual  # in use; 0 = the whole vocabulary
@@ -96,35 +100,54 @@ class DraftVocab:
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Count tokens of the prompt or of the answer."""
-        counts, sizes = self._counts, self.sizes
-        self._decay(counts, 0.5 ** (len(tokens) / _HALF_LIFE))
+        self._forget(len(tokens), self._counts)
         for token in tokens:
-            counts[0 if token >= self._n_front else bisect_right(sizes, token)] += 1.0
+            self._counts[self._smallest(token)] += 1.0
         self._seen += len(tokens)
 
-    def observe_draft(self, n_accepted: int, depth: int, n_drafted: int) -> None:
+    def observe_draft(self, accepted: Sequence[int], refused: int | None, depth: int, n_drafted: int) -> None:
         """Count a draft.
 
         Args:
-            n_accepted: tokens of it.
-            depth: levels that were verified, none if it was not found worth that.
+            accepted: tokens of it.
+            refused: the token that came instead of the next one, or of the first one where none was found worth verifying; None
+                where all that were verified were accepted.
+            depth: levels that were verified.
             n_drafted: levels.
         """
-        self._accepted = 0.98 * self._accepted + n_accepted
-        self._refused = 0.98 * self._refused + (n_accepted < depth or depth == 0)
+        self._forget(len(accepted) + (refused is not None), self._draftable, self._drafted)
+        for token in accepted:
+            i = self._smallest(token)
+            self._draftable[i] += 1.0
+            self._drafted[i] += 1.0
+        if refused is not None and (i := self._smallest(refused)) <= self._index(self.size):
+            self._draftable[i] += 1.0
         self._n_verified += 0.1 * (depth - self._n_verified)
         self._n_drafted += 0.1 * (n_drafted - self._n_drafted)
 
-    @staticmethod
-    def _decay(counts: list[float], share: float) -> None:
-        for i, count in enumerate(counts):
-            counts[i] = count * share
+    def _smallest(self, token: int) -> int:
+        """Index of the smallest size that has a token; the whole vocabulary's is one beyond those of `sizes`."""
+        return 0 if token >= self._n_front else bisect_right(self.sizes, token)
 
-    def coverage(self, size: int) -> float:
-        """Share of tokens that drafts from so many tokens can contain; size 0 is the whole vocabulary."""
-        if size == 0:
-            return 1.0
-        return sum(self._counts[: self.sizes.index(size) + 1]) / sum(self._counts)
+    def _index(self, size: int) -> int:
+        return self.sizes.index(size) if size else len(self.sizes)
+
+    @staticmethod
+    def _forget(n_tokens: int, *counts: list[float]) -> None:
+        share = 0.5 ** (n_tokens / _HALF_LIFE)
+        for some in counts:
+            some[:] = [count * share for count in some]
+
+    def _chances(self) -> list[float]:
+        """By size, the whole vocabulary last: the share of tokens that a draft from so many is right about."""
+        total, right, found = sum(self._counts), 0.0, []
+        rate, weight = _ACCEPTED / (_ACCEPTED + _REFUSED), _ACCEPTED + _REFUSED
+        for count, draftable, drafted in zip(self._counts, self._draftable, self._drafted, strict=True):
+            rate = (drafted + weight * rate) / (draftable + weight)
+            weight = _LIKE_BEFORE
+            right += count / total * rate
+            found.append(right)
+        return found
 
     def due(self, depth: int) -> bool:
         """Look at the counts if that is due; True when `size` changed.
@@ -135,20 +158,23 @@ class DraftVocab:
         if self._seen < _INTERVAL or not self.sizes:
             return False
         self._seen = 0
-        # what the head is worth where the vocabulary is no obstacle
-        skill = min(1.0, self._accepted / (self._accepted + self._refused) / max(0.05, self.coverage(self.size)))
-        rates = {size: self._rate(size, depth, skill) for size in (*self.sizes, 0)}
+        chances = self._chances()
+        rates = {size: self._rate(size, depth, chance) for size, chance in zip((*self.sizes, 0), chances, strict=True)}
         best = max(rates, key=rates.__getitem__)
         if best == self.size or rates[best] < (1 + _MIN_GAIN) * rates[self.size]:
             return False
         self.size = best
         return True
 
-    def _rate(self, size: int, depth: int, skill: float) -> float:
-        """Expected tokens of a step for each byte or second that it takes."""
-        cost, p = self.cost, skill * self.coverage(size)
+    def _rate(self, size: int, depth: int, chance: float) -> float:
+        """Expected tokens of a step for each byte or second that it takes.
+
+        Args:
+            chance: that a drafted token is right.
+        """
+        cost = self.cost
         n_rows = (size or self._n_front) + self._n_tail
         # all levels that are drafted are paid for, and those that are verified can bring a token
         n_drafted = min(depth, self._n_drafted)
         n_levels = min(depth, max(1, round(self._n_verified)))
-        return sum(p**level for level in range(n_levels + 1)) / (cost.target + n_drafted * (cost.level + n_rows * cost.row))
+        return sum(chance**level for level in range(n_levels + 1)) / (cost.target + n_drafted * (cost.level + n_rows * cost.row))

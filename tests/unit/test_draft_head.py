@@ -62,7 +62,8 @@ def test_a_choice_of_calibration_is_where_it_begins() -> None:
     vocab.begin(8192, cost)
     rng = np.random.default_rng(0)
     for _ in range(300):
-        vocab.observe_draft(2, 3, 3)
-        vocab.observe(rng.integers(40_000, 60_000, 3).tolist())
+        tokens = rng.integers(40_000, 60_000, 3).tolist()
+        vocab.observe_draft(tokens[:2], tokens[2], 3, 3)
+        vocab.observe(tokens)
         vocab.due(3)
     assert vocab.size > 32_768 or vocab.size == 0, "rarer ids than calibration saw"

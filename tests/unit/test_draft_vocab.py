@@ -8,6 +8,7 @@
 | control tokens | the end of the vocabulary taken for rare text |
 | cheap head | a small vocabulary where it saves nothing |
 | declined drafts | rows paid for whose drafts are not verified anyway |
+| hard tokens | rows paid for whose tokens are never drafted right |
 | rate | a choice that is not the best by the stated rule |
 """
 
@@ -27,8 +28,9 @@ SMALL = PassCost(target=490_000_000, level=11_500_000, row=840)
 def after(vocab: DraftVocab, tokens: list[int], depth: int = 3, accepted: int = 2) -> int:
     """The size in use once the tokens came by in steps of three."""
     for i in range(0, len(tokens), 3):
-        vocab.observe_draft(accepted, depth, depth)
-        vocab.observe(tokens[i : i + 3])
+        step = tokens[i : i + 3]
+        vocab.observe_draft(step[:accepted], step[accepted] if accepted < min(depth, len(step)) else None, depth, depth)
+        vocab.observe(step)
         vocab.due(depth)
     return vocab.size
 
@@ -81,11 +83,27 @@ def test_drafts_that_are_declined_need_fewer_rows() -> None:
         vocab = DraftVocab(N_VOCAB, N_TAIL, SMALL)
         rng = np.random.default_rng(2)
         for i, token in enumerate(np.where(rng.random(900) < 0.25, 50_000, 100).tolist()):
-            vocab.observe_draft(*steps[i % len(steps)], 8)
+            accepted, depth = steps[i % len(steps)]
+            vocab.observe_draft([token] * accepted, None if accepted else token, depth, 8)
             vocab.observe([token])
             vocab.due(8)
         sizes.append(vocab.size)
     assert sizes[0] == 65_536 and 0 < sizes[1] <= 4096
+
+
+def test_tokens_that_are_never_drafted_right_need_no_rows() -> None:
+    """One token in four is rare; frequent ones are drafted right."""
+    sizes = []
+    for rare_is_drafted in (True, False):
+        vocab = DraftVocab(N_VOCAB, N_TAIL, SMALL)
+        rng = np.random.default_rng(2)
+        for token in np.where(rng.random(900) < 0.25, 12_000, 100).tolist():
+            accepted = rare_is_drafted or token == 100
+            vocab.observe_draft([token] if accepted else [], None if accepted else token, 1, 3)
+            vocab.observe([token])
+            vocab.due(3)
+        sizes.append(vocab.size)
+    assert sizes == [16_384, 1024]
 
 
 def test_the_choice_is_the_best_by_tokens_a_byte() -> None:
