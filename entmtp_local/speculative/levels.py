@@ -14,7 +14,8 @@ from math import exp, inf
 from entmtp_local.speculative.cost import CostModel
 
 _BEGIN, _END = 0.02, 0.0  # share of a step's tokens by which drafts are better than none where they are begun, and given up
-_EXPECTED = 4  # looks that what calibration saw counts for
+_EXPECTED = 16  # looks that what calibration saw counts for
+_FADED = 4  # looks that what was seen counts for when drafts are looked at anew
 _ENOUGH = 4  # looks after which drafts are given up
 _WEIGHT = 1 / 64  # weight of the newest look
 _WEIGHT_MISSED, _PRIOR_MISSED = 1 / 128, 16  # of the newest step in `_missed`, which is believed to be 0 as often
@@ -62,8 +63,8 @@ class Levels:
 
     def fade(self) -> None:
         """Let what was seen, perhaps of another text, count no more than what is seen next."""
-        self._n_looks = min(self._n_looks, _EXPECTED)
-        self._seen = [min(n, _EXPECTED) for n in self._seen]
+        self._n_looks = min(self._n_looks, _FADED)
+        self._seen = [min(n, _FADED) for n in self._seen]
         self._n_steps = 0
 
     def look(self, values: list[float], spine: Sequence[float], width: int, rate: float, cost: CostModel) -> int:
