@@ -26,7 +26,7 @@ _HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
 OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
 _FORGET = 1e-3  # share of what is known that a step forgets
-_STRENGTH = 8.0  # observations of each feature's usual size that the prior counts for
+_STRENGTH = 64.0  # observations of each feature's usual size that the prior counts for
 _LARGEST_WEIGHT = 100.0  # fits have weights of a few units
 _MAX_SHAPES = 64
 
