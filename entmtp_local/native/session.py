@@ -512,7 +512,8 @@ class Session:
         if vocab is not None:
             if self._n_levels.value > 0 and not tree.copied:
                 depth = tree.shape.max_depth
-                refused = pending if len(tokens) < depth or depth == 0 else None
+                # nothing was drafted below a sibling that ends its branch
+                refused = pending if depth == 0 or tree.shape.children[path[-1]] else None
                 vocab.observe_draft(tokens, refused, depth, self._n_levels.value)
             self._n_levels.value = 0
             vocab.observe(tokens if pending is None else (*tokens, pending))

@@ -6,7 +6,7 @@
 | shares by rank | a share of the wrong candidates or positions |
 | growth | a tree that is not the best of its size where ranks are independent |
 | hull, choice | a tree that a mixture of others beats; thresholds that lose to one tree for all |
-| acceptance | weights that are not those the log was made with |
+| acceptance | weights that are not those the log was made with; a fit that a session's first nodes overthrow |
 | entropy chains | a length or bound that is not the best of the grid when it is run |
 | short logs | NaN in a profile, which is refused then at every start |
 """
@@ -42,13 +42,13 @@ from entmtp_local.calibration.record import likely_tree, wide_shape
 from entmtp_local.calibration.replay import ReplayEngine, replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.engine import generate
-from entmtp_local.speculative.acceptance import AcceptanceModel
+from entmtp_local.speculative.acceptance import AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostTable
 from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import SETS, NodePath, Profile, shape_of
 from entmtp_local.speculative.static import StaticPolicy, chain
-from entmtp_local.speculative.tree import TreeShape
+from entmtp_local.speculative.tree import DraftTree, TreeShape
 
 WIDE = wide_shape(8, 48)
 STATES = ((0.85, 0.08, 0.02), (0.3, 0.15, 0.05))
@@ -304,6 +304,18 @@ def test_the_regression_finds_the_chances_that_the_log_was_made_with() -> None:
     assert np.abs(fitted.chances(rows) - true.chances(rows)).mean() < 0.015
     assert fitted.weights[[0, 1, 2, 6]] == pytest.approx(true.weights[[0, 1, 2, 6]], abs=0.2)
     assert fitted.weights[3:6].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_session_goes_on_from_a_fit_more_slowly_than_a_fit_from_the_heads_own_word() -> None:
+    """Sixteen nodes of 0.8 by the head, all of them wrong."""
+    tree = DraftTree(TreeShape.chain(1), (1, 2), np.array([0.0, np.log(0.8)], dtype=np.float32))
+    rows = np.repeat(AcceptanceModel().rows(tree, Context())[1:], 16, axis=0)
+    fitted, session = AcceptanceModel(), AcceptanceModel()
+    fitted.fit(rows, np.zeros(16))
+    for row in rows:
+        session.observe(row[None], np.zeros(1))
+    (after_fit,), (in_session,) = fitted.chances(rows[:1]), session.chances(rows[:1])
+    assert after_fit < 0.4 < in_session < 0.8
 
 
 def test_rows_are_the_candidates_whose_parents_are_right() -> None:

@@ -8,6 +8,7 @@
 | looking | a bound that, once too high, hides what it would take to lower it |
 | at rest | drafts that are never begun again, because one level alone does not pay |
 | beginning, giving up | drafts that are not begun where they pay, or go on where they do not |
+| a hard text | a few looks that undo what calibration saw of many texts |
 | first levels | nodes numbered otherwise than in the whole tree |
 | replay | a replay that stops elsewhere than the engine does |
 """
@@ -121,6 +122,15 @@ def test_drafts_are_given_up_and_begun(chance: float, pays: bool) -> None:
         levels.expect(*begins)
         settle(levels, cost, chance)
         assert levels.pays is pays
+
+
+def test_a_hard_text_does_not_undo_what_calibration_saw() -> None:
+    levels, cost = Levels(), costs(0.1)
+    levels.expect(1.0, 2 * NODE, 2)
+    settle(levels, cost, 0.02, n=60)
+    assert levels.pays
+    settle(levels, cost, 0.02, n=200)
+    assert not levels.pays, "all texts are hard"
 
 
 def test_what_calibration_saw_is_where_it_begins() -> None:
