@@ -26,9 +26,9 @@ _HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
 OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
 _FORGET = 1e-3  # share of what is known that a step forgets
-# Observations of each feature's usual size that the prior counts for: the head's own word where a log is fitted, and
-# in a session what it begins with (replays on texts that were not fitted, docs/LOG.md, 2026-11-30).
-_STRENGTH, _STRENGTH_IN_SESSION = 8.0, 64.0
+# Observations of each feature's usual size that a prior counts for: the head's own word, or a fit to few tokens; and a fit to
+# many (replays on texts that were not fitted, docs/LOG.md, 2026-11-30).
+_STRENGTH, _STRENGTH_OF_MANY = 8.0, 64.0
 _LARGEST_WEIGHT = 100.0  # fits have weights of a few units
 _MAX_SHAPES = 64
 
@@ -57,8 +57,7 @@ class AcceptanceModel:
         self.weights: FloatArray = np.zeros(n)
         self.weights[1:3] = 1.0, -1.0
         self._prior = self.weights
-        # a certainty of p has a curvature of p (1 - p) <= 1 / 4
-        self._floor: FloatArray = np.eye(n) * (_STRENGTH_IN_SESSION / 4)
+        self._floor: FloatArray = np.eye(n) * (_STRENGTH / 4)  # a certainty of p has a curvature of p (1 - p) <= 1 / 4
         self._curvature = self._floor.copy()
         self._shapes: dict[int, tuple[TreeShape, FloatArray, npt.NDArray[np.int64]]] = {}
 
@@ -133,23 +132,25 @@ class AcceptanceModel:
         self.weights = self.weights + np.linalg.solve(self._curvature, slope)
 
     def fit(self, rows: FloatArray, accepted: FloatArray, n_iterations: int = 12) -> None:
-        """Fit to many nodes at once; what was learnt before is forgotten."""
-        weights, floor = self._prior, self._floor * (_STRENGTH / _STRENGTH_IN_SESSION)
+        """Fit to many nodes at once; what was learnt before is forgotten, and the prior counts as it does for `observe`."""
+        weights = self._prior
         for _ in range(n_iterations):
             logits = rows @ weights
             p = 1.0 / (1.0 + np.exp(-logits))
             # the bound's curvature makes every iteration a step down
             size = np.maximum(np.abs(logits), 1e-3)
-            curvature = (rows * (np.tanh(size / 2) / (2 * size))[:, None]).T @ rows + floor
-            weights = weights + np.linalg.solve(curvature, rows.T @ (accepted - p) + floor @ (self._prior - weights))
+            curvature = (rows * (np.tanh(size / 2) / (2 * size))[:, None]).T @ rows + self._floor
+            weights = weights + np.linalg.solve(curvature, rows.T @ (accepted - p) + self._floor @ (self._prior - weights))
         self.weights = weights
 
     def as_json(self) -> dict[str, Any]:
         return {"features": list(self.features), "weights": self.weights.tolist()}
 
-    def load(self, content: Any) -> None:
+    def load(self, content: Any, of_few: bool = False) -> None:
         """Begin as a fit; features that it does not have keep no weight.
 
+        Args:
+            of_few: it was fitted to few tokens, and counts for less beside what is observed.
         Raises: ValueError where the content is no fit.
         """
         try:
@@ -165,6 +166,8 @@ class AcceptanceModel:
             raise ValueError("no fit of acceptance: no text gives such weights")
         self.weights = np.array([fitted.get(name, 0.0) for name in self.features])
         self._prior = self.weights
+        self._floor = np.eye(len(self.features)) * ((_STRENGTH if of_few else _STRENGTH_OF_MANY) / 4)
+        self._curvature = self._floor.copy()
 
 
 def _path(logp: npt.NDArray[np.float32], parents: npt.NDArray[np.int64]) -> FloatArray:

@@ -185,7 +185,7 @@ class Throughput:
         """Take the costs of the device and what is known of acceptance; without them chains of three are drafted."""
         self.cost = CostModel(profile.costs)
         if ALL in profile.tasks and self._variant.learns:
-            self.acceptance.load(profile.tasks[ALL].acceptance)
+            self.acceptance.load(profile.tasks[ALL].acceptance, of_few=profile.quick)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
         self._n_unsettled = n_unsettled(self._seconds)
         self._looks = Looks(self._n_unsettled)
