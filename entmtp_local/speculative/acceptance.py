@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, log, nan
+from math import exp, isfinite, log, log1p, nan
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ _HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
 # Of each node or step, where asked for.
 OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
+_LEAST_ENTROPY = 1e-3  # of the head, nats
 _FORGET = 1e-3  # share of what is known that a step forgets
 # Observations of each feature's usual size that a prior counts for: the head's own word, or a fit to few tokens; and a fit to
 # many (replays on texts that were not fitted, docs/LOG.md, 2026-11-30).
 _STRENGTH, _STRENGTH_OF_MANY = 8.0, 64.0
 _LARGEST_WEIGHT = 100.0  # fits have weights of a few units
+_STEEPEST = 700.0  # of negative logits: beyond, chances are nothing, and exp leaves the range of a float
 _MAX_SHAPES = 64
 
 
@@ -77,7 +79,7 @@ class AcceptanceModel:
         rows[:, 1] = logp
         rows[:, 2] = np.log1p(-np.minimum(np.exp(logp), _LARGEST))
         if tree.entropy is not None:
-            head = np.log(np.maximum(tree.entropy[parents], 1e-3))
+            head = np.log(np.maximum(tree.entropy[parents], _LEAST_ENTROPY))
             rows[:, 6] = head
             rows[:, 7] = head * head
         for i, name in enumerate(self._extra, len(_HEAD)):
@@ -107,8 +109,60 @@ class AcceptanceModel:
 
     def chances(self, rows: FloatArray) -> FloatArray:
         """P(accepted | parent accepted) by `rows`. Returns: (n,) f64."""
-        chances: FloatArray = 1.0 / (1.0 + np.exp(-(rows @ self.weights)))
+        chances: FloatArray = 1.0 / (1.0 + np.exp(np.minimum(-(rows @ self.weights), _STEEPEST)))
         return chances
+
+    def values(self, tree: DraftTree, context: Context) -> list[float]:
+        """The chance of each node that it is accepted, and all above it: what `chances` of its `rows` say, multiplied.
+
+        Node by node where there are no extra features: a pass leaves nothing of NumPy in the processor's caches, and for the few
+        nodes of a draft that would cost more than the arithmetic does.
+
+        Returns: n_nodes of them, 1 for the root.
+        """
+        assert tree.logp is not None
+        parents, ranks = tree.shape.parent_of, tree.shape.rank_of
+        values = [1.0]
+        # breadth first: a parent's value is final before its children ask for it
+        if self._extra:
+            chances = self.chances(self.rows(tree, context)).tolist()
+            for node in range(1, len(chances)):
+                values.append(chances[node] * values[parents[node]])
+            return values
+        one, own, rest, *by_rank = self.weights[:6].tolist()
+        heads = self._heads(tree, parents)
+        above = -1
+        for node, logp in enumerate(tree.logp.tolist()[1:], 1):
+            parent = parents[node]
+            if parent != above:
+                above, base, value = parent, one + heads[parent], values[parent]
+            rank, logp = ranks[node], max(logp, _SMALLEST)
+            logit = base + own * logp + rest * log1p(-min(exp(logp), _LARGEST)) + (by_rank[min(rank, 3) - 1] if rank else 0.0)
+            values.append(value / (1.0 + exp(min(-logit, _STEEPEST))))
+        return values
+
+    def _heads(self, tree: DraftTree, parents: Sequence[int]) -> dict[int, float]:
+        """By node that was drafted below, what its entropy adds to the logits of its children."""
+        if tree.entropy is None:
+            return dict.fromkeys(parents, 0.0)
+        head, head2 = self.weights[6:8].tolist()
+        entropy = tree.entropy.tolist()
+        logs = {parent: log(max(entropy[parent], _LEAST_ENTROPY)) for parent in dict.fromkeys(parents[1:])}
+        return {parent: head * own + head2 * own * own for parent, own in logs.items()}
+
+    def rows_of(self, tree: DraftTree, context: Context, nodes: Sequence[int]) -> list[list[float]]:
+        """The `rows` of some nodes."""
+        if self._extra:
+            return self.rows(tree, context)[list(nodes)].tolist()  # type: ignore[no-any-return]
+        assert tree.logp is not None
+        parents, ranks = tree.shape.parent_of, tree.shape.rank_of
+        rows = []
+        for node in nodes:
+            logp, rank = max(float(tree.logp[node]), _SMALLEST), min(ranks[node], 3)
+            head = 0.0 if tree.entropy is None else log(max(float(tree.entropy[parents[node]]), _LEAST_ENTROPY))
+            by_rank = (float(rank == 1), float(rank == 2), float(rank == 3))
+            rows.append([1.0, logp, log1p(-min(exp(logp), _LARGEST)), *by_rank, head, head * head])
+        return rows
 
     def observe(self, rows: FloatArray, accepted: FloatArray, n_steps: int = 1) -> None:
         """Learn from nodes whose parents were accepted.

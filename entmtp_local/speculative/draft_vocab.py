@@ -19,6 +19,7 @@ _SMALLEST = 1024
 _WORTH_CUTTING = 32_768
 _HALF_LIFE = 512  # tokens after which a token counts half
 _INTERVAL = 32  # tokens between two looks at the counts
+_TOGETHER = 128  # steps that are counted together at most, and tokens
 _PRIOR = 2.0  # tokens that the prior counts for
 _ACCEPTED, _REFUSED = 3.0, 1.0  # drafted tokens of frequent ids that are believed to have been seen before the first one
 _LIKE_BEFORE = 4.0  # drafted tokens that what is known of more frequent ids counts for
@@ -83,6 +84,8 @@ class DraftVocab:
         # _counts[i]: tokens, weighted, whose smallest size is sizes[i]; the last one needs the whole vocabulary
         self._counts = [_PRIOR * (b - a) for a, b in zip([0.0, *reached], reached, strict=False)]
         self._seen = 0
+        # what was observed and is not counted yet: at every step it would have to be fetched into the processor's caches anew
+        self._uncounted: list[tuple[Sequence[int], tuple[Sequence[int], int | None, int, int] | None]] = []
         # tokens that drafts could contain, by their smallest size as above, weighted, and those of them that were drafted right
         self._draftable, self._drafted = [0.0] * len(reached), [0.0] * len(reached)
         self._n_drafted = self._n_verified = 3.0  # levels of a draft, and those of them that are verified, on average
@@ -95,15 +98,17 @@ class DraftVocab:
         Args:
             size: 0, or one of `sizes`.
         """
+        self._count_all()
         self.size = self.usual = size if size in self.sizes else 0
         self.cost = cost
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Count tokens of the prompt or of the answer."""
-        self._forget(len(tokens), self._counts)
-        for token in tokens:
-            self._counts[self._smallest(token)] += 1.0
         self._seen += len(tokens)
+        self._uncounted.append((tokens, None))
+        # a part of a prompt is counted while it is read, and not with the first draft
+        if len(tokens) > _TOGETHER or len(self._uncounted) >= _TOGETHER:
+            self._count_all()
 
     def observe_draft(self, accepted: Sequence[int], refused: int | None, depth: int, n_drafted: int) -> None:
         """Count a draft.
@@ -115,6 +120,19 @@ class DraftVocab:
             depth: levels that were verified.
             n_drafted: levels.
         """
+        self._uncounted.append(((), (accepted, refused, depth, n_drafted)))
+
+    def _count_all(self) -> None:
+        steps, self._uncounted = self._uncounted, []
+        for tokens, draft in steps:
+            if draft is not None:
+                self._count_draft(*draft)
+                continue
+            self._forget(len(tokens), self._counts)
+            for token in tokens:
+                self._counts[self._smallest(token)] += 1.0
+
+    def _count_draft(self, accepted: Sequence[int], refused: int | None, depth: int, n_drafted: int) -> None:
         self._forget(len(accepted) + (refused is not None), self._draftable, self._drafted)
         for token in accepted:
             i = self._smallest(token)
@@ -140,6 +158,7 @@ class DraftVocab:
 
     def _chances(self) -> list[float]:
         """By size, the whole vocabulary last: the share of tokens that a draft from so many is right about."""
+        self._count_all()
         total, right, found = sum(self._counts), 0.0, []
         rate, weight = _ACCEPTED / (_ACCEPTED + _REFUSED), _ACCEPTED + _REFUSED
         for count, draftable, drafted in zip(self._counts, self._draftable, self._drafted, strict=True):

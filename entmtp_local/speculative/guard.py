@@ -92,6 +92,7 @@ class Guard:
                 self._rest_verify += outcome.verify_seconds
                 if self._rested == self._resting:
                     self._rise()
+                    self._rest()
                 return
             self._rise()
         if self.aside is None and self._policy.exploring:
@@ -107,8 +108,8 @@ class Guard:
             rests = outcome.drafted.shape is ROOT_ONLY
             if rests or len(self._uncompared) >= _TOGETHER:
                 self._compare_all()
-            if rests and self.aside is None and not self._others.waits:
-                self._resting = self._policy.quiet()
+            if rests:
+                self._rest()
         elif self._policy.cost is not None:
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
             self._left -= 1
@@ -125,6 +126,11 @@ class Guard:
         self._tokens += weight * (n_tokens - self._tokens)
         self._seconds += weight * (taken - self._seconds)
         return taken
+
+    def _rest(self) -> None:
+        """Begin a rest, or the next one, if nothing is due that steps have to be seen one by one for."""
+        if self.aside is None and not self._others.waits:
+            self._resting = self._policy.quiet()
 
     def _rise(self) -> None:
         """End a rest, and take the steps that it had into account."""

@@ -13,7 +13,9 @@ from math import exp, inf
 
 from entmtp_local.speculative.cost import CostModel
 
-_BEGIN, _END = 0.02, 0.0  # share of a step's tokens by which drafts are better than none where they are begun, and given up
+# Share of a step's tokens by which drafts are better than none where they are begun, and given up: what plain steps of a small
+# model take is not known better (docs/LOG.md, 2026-12-01).
+_BEGIN, _END = 0.05, 0.02
 _EXPECTED = 16  # looks that what calibration saw counts for
 _FADED = 4  # looks that what was seen counts for when drafts are looked at anew
 _ENOUGH = 4  # looks after which drafts are given up

@@ -6,7 +6,7 @@ _EXPLORE = 12  # at least so many steps lie between two looks at drafts
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
-_MOST_QUIET = 32  # steps that are not looked at one by one
+_MOST_QUIET = 32  # steps that are told together at most
 _PLAIN, _PLAIN_SEEN = 128, 2  # steps between two looks at plain steps, and those of one that tell what they take
 _FIRST_PLAIN = 8  # steps before the first one
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
@@ -47,6 +47,14 @@ class Looks:
             self._since, self._price, self._going = 0, 0.0, 0.0
             self._left = _RUN - 1 if at_rest else 0
         return self.exploring
+
+    def wait(self, seconds: float) -> None:
+        """Let the first look at drafts be saved for as later ones are.
+
+        Args:
+            seconds: that one of its steps may take more than one without drafts.
+        """
+        self._price = _RUN * seconds
 
     @property
     def begins(self) -> bool:
@@ -104,4 +112,6 @@ class Looks:
         """
         self._saved += _SPENT * seconds - price
         self._price += price
-        self._going += 0.0 if self.begins else price
+        if not self.begins:
+            # what was gained long ago does not keep a look going that has begun to lose
+            self._going = max(self._going + price, -seconds)

@@ -7,6 +7,7 @@ one is likely enough to pay for it; then, once the head has spoken, which of the
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from operator import mul
 
 import numpy as np
 
-from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context, FloatArray
+from entmtp_local.speculative.acceptance import OPTIONAL, AcceptanceModel, Context
 from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, n_unsettled, without_pause
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
@@ -77,8 +78,8 @@ VARIANTS: Mapping[str, Variant] = {
 class _Choice:
     """What was known of a draft when part of it was chosen to be verified."""
 
-    rows: FloatArray  # features of its nodes
-    values: list[float]  # the chance of each that it is accepted
+    context: Context  # that it was drafted in
+    values: list[float]  # the chance of each node that it is accepted
     kept: tuple[int, ...]  # nodes to be verified
     expected: tuple[float, float]  # tokens and seconds of the step
 
@@ -130,8 +131,7 @@ class Throughput:
         self._n_plain = 0  # steps in a row that drafted nothing
         self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
-        self._shapes: OrderedDict[tuple[int, tuple[int, ...]], TreeShape] = OrderedDict()
-        self._planned: dict[int, tuple[TreeShape, list[int], list[int]]] = {}  # the shape is kept so that its id stays its own
+        self._shapes: OrderedDict[tuple[TreeShape, tuple[int, ...]], TreeShape] = OrderedDict()
 
     @property
     def exploring(self) -> bool:
@@ -198,6 +198,10 @@ class Throughput:
             least = min(tokens / (seconds + self._draft_seconds(n)) for n, tokens, seconds in promised.values())
             if least < _CLEAR * self.plain_rate:
                 self._levels.pays = False
+            if not any(n for n, _, _ in promised.values()):
+                # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
+                # of one in ten, two levels or so; a profile that was measured in a bad moment is to be found out nevertheless.
+                self._looks.wait(min(self._draft_seconds(2), 1 / self.plain_rate))
 
     def _best_chain(self, fit: TaskFit) -> tuple[int, float, float]:
         """The chain that brings most for the time it takes: its levels, tokens of a step, and seconds of its verification."""
@@ -243,9 +247,11 @@ class Throughput:
         """See what so many steps took together that drafted nothing."""
         assert self.cost is not None
         taken, verified = without_pause(seconds / n, self._seconds), verify_seconds / n
+        self._n_past = self._next_past = self._next_past + n
+        # nothing else tells the costs of a longer context while nothing is planned
+        self.cost.at(self._n_past)
         self.cost.observe_verify(1, verified, n)
         self._beside[0] += in_a_row(_BESIDE, n) * (min(taken, seconds / n - verified) - self._beside[0])
-        self._next_past += n
         self._n_plain += n
         self._looks.passed(n, n * taken)
         self._accepted -= in_a_row(0.1, n) * self._accepted
@@ -263,52 +269,38 @@ class Throughput:
         cost = self.cost
         if cost is None or tree.logp is None:
             return tree
-        shape = tree.shape
-        parents, _ = self._lists(shape)
-        rows = self.acceptance.rows(tree, self._context)
-        # breadth first: a parent's value is final before its children ask for it
-        values = self.acceptance.chances(rows).tolist()
-        values[0] = 1.0
-        for node in range(1, len(values)):
-            values[node] *= values[parents[node]]
+        values = self.acceptance.values(tree, self._context)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
         sizes, seconds, budget = cost.sizes, cost.seconds, self._variant.budget
-        allowed = [i for i, size in enumerate(sizes) if size <= min(budget or len(values), len(values))]
+        allowed = range(bisect_right(sizes, min(budget or len(values), len(values))))
         # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
         # there: the rate that a node must beat lies between that of the run and this step's own best
-        drafted = self._draft_seconds(shape.max_depth)
+        drafted = self._draft_seconds(tree.shape.max_depth)
         here = max(expected[sizes[i] - 1] / (seconds[i] + drafted) for i in allowed)
         rate = self._rate + self._variant.local * (here - self._rate)
         best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))
         kept = tuple(sorted(order[: sizes[best]]))
         step_seconds = seconds[best] + drafted + self._beside[0]
-        self._choice = _Choice(rows, values, kept, (expected[sizes[best] - 1], step_seconds))
+        self._choice = _Choice(self._context, values, kept, (expected[sizes[best] - 1], step_seconds))
         return self._subtree(tree, kept)
-
-    def _lists(self, shape: TreeShape) -> tuple[list[int], list[int]]:
-        """Parents and ranks of a planned shape."""
-        found = self._planned.get(id(shape))
-        if found is None:
-            found = self._planned[id(shape)] = (shape, shape.parents.tolist(), shape.ranks.tolist())
-        return found[1], found[2]
 
     def _subtree(self, tree: DraftTree, kept: tuple[int, ...]) -> DraftTree:
         """The tree with these nodes only; every kept node's parent is kept."""
         if len(kept) == tree.shape.n_nodes:
             return tree
-        key = (id(tree.shape), kept)
+        key = (tree.shape, kept)
         shape = self._shapes.get(key)
         if shape is None:
-            parents, ranks = self._lists(tree.shape)
+            parents, ranks = tree.shape.parent_of, tree.shape.rank_of
             place = {node: i for i, node in enumerate(kept)} | {-1: -1}
             shape = TreeShape.from_parents([place[parents[node]] for node in kept], [ranks[node] for node in kept])
             self._shapes[key] = shape
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         assert tree.logp is not None
-        return DraftTree(shape, tuple(tree.tokens[node] for node in kept), tree.logp[list(kept)])
+        return DraftTree(shape, tuple([tree.tokens[node] for node in kept]), tree.logp[list(kept)])
 
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
@@ -396,12 +388,14 @@ class Throughput:
 
     def _calibrate(self, steps: Sequence[_Taken]) -> None:
         """Learn which nodes were accepted, of those whose parents were."""
-        rows, accepted = [], []
+        rows: list[list[float]] = []
+        accepted: list[float] = []
         for step in steps:
             assert step.choice is not None
-            path, children, kept = step.outcome.path, step.outcome.verified.shape.children, step.choice.kept
-            for child in (child for node in path for child in children[node]):
-                rows.append(step.choice.rows[kept[child]])
-                accepted.append(float(child in path))
+            choice, outcome = step.choice, step.outcome
+            path, children = outcome.path, outcome.verified.shape.children
+            judged = [child for node in path for child in children[node]]
+            rows += self.acceptance.rows_of(outcome.drafted, choice.context, [choice.kept[child] for child in judged])
+            accepted += [float(child in path) for child in judged]
         if rows:
             self.acceptance.observe(np.array(rows), np.array(accepted), len(steps))

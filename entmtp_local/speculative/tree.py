@@ -25,6 +25,8 @@ class TreeShape:
     parents: Int32Array  # (n_nodes,) i32, parents[0] = -1, parents[i] < i
     ranks: Int32Array  # (n_nodes,) i32, node i is its parent's ranks[i]-th best continuation, from 0
     depths: Int32Array  # (n_nodes,) i32, not decreasing
+    parent_of: tuple[int, ...]  # parents and ranks once more, for what goes through them node by node
+    rank_of: tuple[int, ...]
     children: tuple[tuple[int, ...], ...]  # of every node, by rank
     n_nodes: int  # including the root
     max_depth: int
@@ -68,6 +70,8 @@ class TreeShape:
             parents=np.array(parents, dtype=np.int32),
             ranks=np.array(ranks, dtype=np.int32),
             depths=np.array(depths, dtype=np.int32),
+            parent_of=tuple(parents),
+            rank_of=tuple(ranks),
             children=tuple(tuple(sorted(siblings, key=ranks.__getitem__)) for siblings in children),
             n_nodes=len(parents),
             max_depth=depths[-1],
@@ -107,7 +111,7 @@ class TreeShape:
 @lru_cache(maxsize=1024)
 def _upto(shape: TreeShape, depth: int) -> TreeShape:
     n = int(np.searchsorted(shape.depths, depth, side="right"))
-    return TreeShape.from_parents(shape.parents[:n].tolist(), shape.ranks[:n].tolist())
+    return TreeShape.from_parents(shape.parent_of[:n], shape.rank_of[:n])
 
 
 #: Nothing is drafted: the pass verifies the pending token alone.

@@ -9,6 +9,7 @@
 | cheap head | a small vocabulary where it saves nothing |
 | declined drafts | rows paid for whose drafts are not verified anyway |
 | hard tokens | rows paid for whose tokens are never drafted right |
+| together | counts that depend on when they are made up |
 | rate | a choice that is not the best by the stated rule |
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from entmtp_local.speculative import draft_vocab
 from entmtp_local.speculative.draft_vocab import DraftVocab, PassCost
 
 N_VOCAB, N_TAIL = 248_320, 320
@@ -104,6 +106,27 @@ def test_tokens_that_are_never_drafted_right_need_no_rows() -> None:
             vocab.due(3)
         sizes.append(vocab.size)
     assert sizes == [16_384, 1024]
+
+
+def test_when_it_is_counted_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choices(together: int) -> list[tuple[int, list[float]]]:
+        monkeypatch.setattr(draft_vocab, "_TOGETHER", together)
+        vocab, rng, found = DraftVocab(N_VOCAB, N_TAIL, SMALL), np.random.default_rng(4), []
+        for part in range(8):
+            high = (3_000, 200_000)[part % 2]
+            # a stretch of steps that draft nothing is in between
+            for step in range(200):
+                tokens = rng.integers(0, high, 3).tolist()
+                vocab.observe(tokens)
+                if step % 100 < 50:
+                    vocab.observe_draft(tokens[: step % 3], tokens[2], 3, 4)
+                    vocab.due(4)
+            # what was refused counts by the size that was in use then
+            vocab.begin((4096, 65_536)[part % 2], SMALL)
+            found.append((vocab.size, vocab._chances()))
+        return found
+
+    assert choices(1) == choices(128)
 
 
 def test_the_choice_is_the_best_by_tokens_a_byte() -> None:

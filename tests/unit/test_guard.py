@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -95,7 +96,7 @@ class Run:
         accepted = accept(verified, lambda _: 0 if self.rng.random() < chance else WRONG, lambda _: False, 1000)
         path, self.pending = accepted.path, accepted.bonus
         draft = self.costs.draft_seconds(tree.shape) if not verified.copied else 0.0
-        verify = self.costs.verify_seconds(verified.shape.n_nodes)
+        verify = self.costs.verify_seconds(verified.shape.n_nodes, self.n_past)
         asleep = 1e6 if self.n_steps in self.pauses else 0.0
         in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
         policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, draft + verify + asleep))
@@ -210,6 +211,7 @@ class Counting(Throughput):
     def __init__(self) -> None:
         super().__init__()
         self.single = self.together = 0
+        self.told: list[int] = []  # how many had been told one by one at each telling of several
 
     def learn(self, outcome: Outcome) -> None:
         self.single += 1
@@ -217,14 +219,20 @@ class Counting(Throughput):
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         self.together += n
+        self.told.append(self.single)
         super().rested(n, seconds, verify_seconds)
 
 
-def test_steps_without_drafts_are_told_together() -> None:
+@pytest.mark.parametrize(("level", "share"), [(1.0, 0.75), (12.0, 0.97)])
+def test_steps_without_drafts_are_told_together(level: float, share: float) -> None:
+    """All but those of looks at drafts, which are rarer where a level is dearer, and the first ones behind each."""
     policy = Counting()
-    run = Run(Guard(policy), STEEP, always(0.02))
+    run = Run(Guard(policy), replace(STEEP, level={1: level}), always(0.02))
     assert run.rate(4000, 1000) > 0.985 / STEEP.verify[1]
-    assert policy.together > 0.75 * run.n_steps
+    assert policy.together > share * run.n_steps
+    if level > 1.0:
+        goes_on = [before == after for before, after in itertools.pairwise(policy.told)]
+        assert sum(goes_on) > 0.8 * len(goes_on), "a rest goes on in the next one"
     assert policy.single + policy.together > run.n_steps - 32, "a rest that has not ended is all that is not known yet"
 
 
@@ -236,6 +244,15 @@ def test_a_rest_learns_what_steps_take() -> None:
     run.rate(500)
     assert policy.plain_rate == pytest.approx(1 / run.costs.verify[1], rel=0.02)
     assert policy._tokens / policy._seconds == pytest.approx(1 / run.costs.verify[1], rel=0.02)
+
+
+def test_a_context_that_grows_in_a_rest_is_counted_once() -> None:
+    """A plain step behind 10,000 tokens takes three times as long as one at the beginning."""
+    policy, costs = Counting(), replace(STEEP, level={1: 40.0}, per_token=48.0 / 10_000)
+    run = Run(Guard(policy), costs, always(0.02))
+    for _ in range(20):
+        run.rate(500)
+        assert policy.plain_rate == pytest.approx(1 / costs.verify_seconds(1, run.n_past), rel=0.02)
 
 
 def test_an_interruption_is_not_what_all_steps_of_a_rest_take() -> None:

@@ -4,7 +4,7 @@
 |---|---|
 | at rest | looks of a single step, each as dear as a first draft; one that ends although it pays |
 | nothing new | looks at what is drafted anyway, whose steps the guard leaves out |
-| price | looks that take more than their share of the time |
+| price | looks that take more than their share of the time, the first one where nothing speaks for it included |
 | plain steps | a look at drafts that goes on, uncharged, behind plain steps |
 """
 
@@ -37,6 +37,20 @@ def test_at_rest_drafts_are_taken_in_a_row_and_for_as_long_as_they_pay() -> None
     assert not looks.at_drafts(False)
 
 
+def test_what_a_look_gained_long_ago_does_not_keep_it_going() -> None:
+    looks = Looks()
+    begin(looks, True)
+    looks.took(1.0, 0.0)
+    for _ in range(500):
+        assert looks.at_drafts(True)
+        looks.took(1.0, -0.1)
+    lost = 0.0
+    while looks.at_drafts(True) and not looks.begins:
+        looks.took(1.0, 0.25)
+        lost += 0.25
+    assert 1.0 <= lost <= 1.5
+
+
 def test_there_is_no_look_where_nothing_is_new() -> None:
     looks = Looks()
     for _ in range(200):
@@ -54,6 +68,19 @@ def test_looks_take_their_share_and_no_more() -> None:
         looks.took(1.0 + price, price)
         spent, seconds = spent + price, seconds + 1.0 + price
     assert 0 < spent < 0.006 * seconds
+
+
+def test_a_first_look_that_nothing_speaks_for_is_saved_for() -> None:
+    looks = Looks()
+    looks.wait(0.5)
+    n = 0
+    while not looks.at_drafts(True):
+        # rests do not pass over it
+        assert looks.quiet(1.0) <= 201 - n
+        looks.took(1.0, 0.0)
+        n += 1
+    # four steps of half a second, half of which half a per cent of the time makes up for
+    assert 198 <= n <= 202
 
 
 def test_a_look_that_is_due_is_not_put_off() -> None:

@@ -13,7 +13,7 @@
 | small models | plain steps right behind drafts taken for what plain steps take |
 | certain drafts | drafts that stay short although everything is accepted |
 | the best chain | a long-run rate below that of the best fixed length |
-| calibration | chances that do not come to what is seen |
+| calibration | chances that do not come to what is seen, or that differ node by node from what they are all together |
 | costs | sizes recommended that were never measured; longer contexts not noticed; an interruption taken for a cost |
 | wrong costs | a cost taken for an interruption, again and again |
 | limits | more than the engine verifies |
@@ -385,6 +385,18 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
     assert sum(size > 1 for size in sizes) >= 90, "where the text at hand is an easy one, a look shows it"
 
 
+@pytest.mark.parametrize(("easy", "first"), [(0.9, range(5, 20)), (0.02, range(28, 60))])
+def test_where_no_task_promises_anything_the_first_look_waits(easy: float, first: range) -> None:
+    policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.02] * 8, math=(easy,) * 8, prose=(0.02,) * 8)
+    simulation = Simulation(PROCESSOR, 0.02, 1e-3)
+    drafted = []
+    for _ in range(400):
+        # what was drafted, whether or not any of it was worth verifying
+        simulation.step(policy)
+        drafted.append(policy.exploring)
+    assert drafted.index(True) in first
+
+
 def test_certain_drafts_become_long() -> None:
     policy, simulation = ready(CARD), Simulation(CARD, 0.97)
     for _ in range(400):
@@ -405,6 +417,28 @@ def test_chances_come_to_what_is_seen() -> None:
         for _ in range(4000):
             model.observe(rows[1:], (rng.random(4) < true).astype(float))
         assert model.chances(rows)[1:] == pytest.approx(true, abs=0.06)
+
+
+@pytest.mark.parametrize("extra", [(), ("depth", "path"), OPTIONAL], ids=len)
+@pytest.mark.parametrize("seed", range(10))
+def test_node_by_node_chances_are_the_same(seed: int, extra: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    shape = TreeShape.from_parents(random_parents(rng, 14))
+    # some as unlikely, as certain, and from as sure a head as there are
+    logp = np.log(rng.choice([1e-9, 0.01, 0.3, 0.8, 1.0], 14)).astype(np.float32)
+    entropy = rng.choice([0.0, 0.5, 3.0], 14).astype(np.float32)
+    drafted = DraftTree(shape, tuple(range(14)), logp, entropy=entropy if seed % 2 else None)
+    model, context = AcceptanceModel(extra), Context(entropy=0.7, running=1.1, accepted=2.0)
+    # beyond what an exponential function takes, too
+    model.weights = rng.normal(size=len(model.features)) * rng.choice([1.0, 100.0])
+    rows = model.rows(drafted, context)
+    chances = model.chances(rows)
+    expected = [1.0]
+    for node in range(1, 14):
+        expected.append(chances[node] * expected[shape.parents[node]])
+    assert model.values(drafted, context) == pytest.approx(expected, rel=0.03, abs=1e-6)
+    nodes = rng.choice(np.arange(1, 14), 5, replace=False).tolist()
+    np.testing.assert_allclose(model.rows_of(drafted, context, nodes), rows[nodes], rtol=1e-4)
 
 
 def test_one_surprise_among_certain_drafts_changes_little() -> None:
