@@ -7,6 +7,10 @@ two texts of one prompt differ in how well they are drafted by more than policie
 them differ. Typical acceptance, which changes the text's distribution, lets each arm write its own, and its figures do not belong
 beside those of strict. The last line is one JSON object.
 
+The best static arm in hindsight is the best of several that noise makes faster or slower by some per cent, which flatters it. So
+the summary has, beside the ratio to it, the interval of that ratio for texts drawn anew, and the ratio to what would have been
+chosen for each text by all the others.
+
 In a policy's name TASK stands for each workload. Calibration takes the last prompts of a workload, this script the first ones.
 
     .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 entmtp:TASK throughput] [--temp 0.8]
@@ -19,13 +23,18 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.bench import workloads  # noqa: E402
+from entmtp_local.bench.statistics import N_DRAWS, SEED, FloatArray  # noqa: E402
 from entmtp_local.calibration.calibrate import QUICK, calibrate, key_of  # noqa: E402
 from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens  # noqa: E402
 from entmtp_local.chat.model_template import template_of  # noqa: E402
@@ -40,6 +49,8 @@ from entmtp_local.speculative.sampling import SamplingOptions  # noqa: E402
 from entmtp_local.speculative.verify import ACCEPTANCES, STRICT, parse_acceptance  # noqa: E402
 from scripts.reference.arms import N_CTX, answer, n_tokens, per_step, plain_text, prompts_of, speed, turned  # noqa: E402
 from scripts.reference.script import positive, run  # noqa: E402
+
+Texts = dict[str, dict[str, FloatArray]]  # by workload and arm (n_texts, 2): tokens and seconds of each text
 
 
 def main() -> None:
@@ -71,6 +82,7 @@ def main() -> None:
     report |= {"acceptance": rule.name, "lossless": rule.lossless, "workloads": {}}
     if not rule.lossless:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
+    texts: Texts = {}
     with Session.open(settings) as session:
         profile = profile_of(session, settings, options.profile, options.temp)
         if profile.head is not None:
@@ -96,6 +108,7 @@ def main() -> None:
                 for name in turned(list(policies), i):
                     stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule, text=text))
             rows = {name: figures(some) for name, some in stats.items()}
+            texts[workload] = {name: np.array([(n_tokens([s]), s.seconds["decode"]) for s in stats[name]]) for name in stats}
             for name, row in rows.items():
                 row["ratio"] = row["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
                 print(
@@ -104,7 +117,8 @@ def main() -> None:
                     flush=True,
                 )
             report["workloads"][workload] = rows
-    report["summary"] = summary(report["workloads"])
+    report["texts"] = {task: {name: some.round(6).tolist() for name, some in arms.items()} for task, arms in texts.items()}
+    report["summary"] = summary(report["workloads"], texts)
     for line, value in report["summary"].items():
         print(f"{line}: {value}")
     print(json.dumps(report))
@@ -133,7 +147,57 @@ def figures(stats: list[Stats]) -> dict[str, float]:
     }
 
 
-def summary(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """The static arm that was fastest, and how much faster than it another one was.
+
+    Args:
+        best: its name.
+        ratio: of the speeds of all texts.
+        low, high: between what the ratio to this arm lies for 95 % of draws of as many texts; NaN where there is one text.
+        unseen: the ratio of speeds to arms that are chosen for each text, as the fastest of all the others.
+    """
+
+    best: str
+    ratio: float
+    low: float
+    high: float
+    unseen: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}; {self.best}; {self.unseen:.3f} where other texts choose)"
+
+
+def in_hindsight(texts: Mapping[str, FloatArray], ours: str, static: Sequence[str]) -> Hindsight:
+    """Compare an arm with the fastest static one.
+
+    Args:
+        texts: by arm (n_texts, 2): tokens and seconds of each text.
+        ours: the arm.
+        static: those that might have been chosen.
+    """
+    # a text that ends with its first token takes no time
+    there = np.all([texts[name][:, 1] > 0 for name in (ours, *static)], axis=0)
+    texts = {name: texts[name][there] for name in (ours, *static)}
+    n = int(there.sum())
+
+    def speed_of(some: FloatArray) -> float:
+        return float(some[:, 0].sum() / some[:, 1].sum()) if len(some) else math.nan
+
+    def fastest(but: int) -> str:
+        return max(static, key=lambda name: speed_of(np.delete(texts[name], but, axis=0)))
+
+    best = max(static, key=lambda name: speed_of(texts[name]))
+    low = high = unseen = math.nan
+    if n > 1:
+        draws = np.random.default_rng(SEED).integers(0, n, (N_DRAWS, n))
+        (our_tokens, our_seconds), (tokens, seconds) = (texts[name][draws].sum(axis=1).T for name in (ours, best))
+        low, high = np.percentile(our_tokens / our_seconds * seconds / tokens, (2.5, 97.5)).tolist()
+        unseen = speed_of(texts[ours]) / speed_of(np.array([texts[fastest(i)][i] for i in range(n)]))
+    return Hindsight(best, speed_of(texts[ours]) / speed_of(texts[best]), low, high, unseen)
+
+
+def summary(rows: dict[str, dict[str, dict[str, float]]], texts: Texts) -> dict[str, Any]:
     """The throughput policy beside what hindsight would have chosen."""
     names = list(next(iter(rows.values())))
     kinds = {
@@ -144,13 +208,10 @@ def summary(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     if "throughput" not in names or not static:
         return {}
     found: dict[str, Any] = {}
-    ours = {workload: row["throughput"]["tokens_per_second"] for workload, row in rows.items()}
     for kind, some in kinds.items():
-        for workload, row in rows.items():
+        for workload, arms in texts.items():
             if some:
-                best = max(some, key=lambda name: row[name]["tokens_per_second"])
-                ratio = ours[workload] / row[best]["tokens_per_second"]
-                found[f"throughput over the best static {kind} for {workload}"] = f"{ratio:.3f} ({best})"
+                found[f"throughput over the best static {kind} for {workload}"] = str(in_hindsight(arms, "throughput", some))
 
     def mean(name: str) -> float:
         return math.exp(statistics.fmean(math.log(row[name]["ratio"]) for row in rows.values()))
