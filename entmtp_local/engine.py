@@ -15,6 +15,7 @@ from typing import Any
 from entmtp_local.errors import EngineError
 from entmtp_local.speculative.copying import NO_COPY, CopyDrafter, chain_of, merge
 from entmtp_local.speculative.protocol import Evidence, Outcome, Policy, SpeculativeEngine, TokenChooser
+from entmtp_local.speculative.rest import Rest
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import STRICT, AcceptanceRule, Target
@@ -229,14 +230,16 @@ class Generation:
         if self._copies is not None:
             self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += clock() - t0
-        n_accepted, learning = 0, 0.0
+        n_accepted, learning, rest = 0, 0.0, Rest(self.policy)
         while not self._stop():
             self._check_turn(turn)
             t0 = clock()
-            shape = self.policy.plan(Evidence(engine.n_past, n_accepted, entropy))
-            # every node needs a cell of the context, accepted or not
-            if engine.n_past + shape.n_nodes > engine.n_ctx:
-                shape = ROOT_ONLY
+            shape = ROOT_ONLY
+            if not rest.left:
+                shape = self.policy.plan(Evidence(engine.n_past, n_accepted, entropy))
+                # every node needs a cell of the context, accepted or not
+                if engine.n_past + shape.n_nodes > engine.n_ctx:
+                    shape = ROOT_ONLY
             t1 = clock()
             drafted, tree = self._draft(shape, pending)
             t2 = clock()
@@ -263,7 +266,11 @@ class Generation:
                     self._usual += 0.1 * (n_accepted - self._usual)
             t5 = clock()
             # a step takes what learning from it takes, too, which is known from the one before
-            self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, t5 - t0 + learning))
+            seconds = t5 - t0 + learning
+            if not rest.left or tree.shape is not ROOT_ONLY or not rest.takes(seconds, t4 - t2):
+                rest.end()
+                self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, seconds))
+                rest.begin()
             t6 = clock()
             learning = t6 - t5
             emitted = self._emit(accepted.tokens)
@@ -273,7 +280,8 @@ class Generation:
             stats.n_ends += self.finish_reason == "stop"
             yield step
             if ended:
-                return
+                break
+        rest.end()
 
     def _check_turn(self, turn: int) -> None:
         if self._engine.turn != turn:

@@ -22,7 +22,7 @@ from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.grown import GrownTree
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, NodePath, Profile, TaskFit, TreeSet, shape_of
-from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, Restless
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
@@ -198,7 +198,7 @@ def chains(each: Logged, costs: CostTable) -> list[Point]:
     return prefixes(each, [(0,) * depth for depth in range(each.log.shape.max_depth + 1)], costs)
 
 
-class _Watched:
+class _Watched(Restless):
     """A policy that goes on as it would, and whose steps are noted."""
 
     def __init__(self, policy: Policy) -> None:

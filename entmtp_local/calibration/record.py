@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from entmtp_local.bench.repetition import find_loop
 from entmtp_local.calibration.wide_log import LoggedText
 from entmtp_local.native.sampler import Sampler
 from entmtp_local.native.session import Session
@@ -16,6 +17,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 # Chances by rank that are typical of MTP heads; they only decide which nodes are worth logging.
 _TYPICAL = (0.62, 0.15, 0.06, 0.035)
 DEPTH = 8
+_LOOPS = 32  # tokens between two looks for a loop
 
 
 def likely_tree(n_nodes: int, depth: int, chances: Sequence[float] = _TYPICAL) -> list[tuple[int, ...]]:
@@ -58,7 +60,8 @@ def record(
         session: its context is overwritten.
         shape: drafted at every position; nothing of it is verified.
         stop: polled between tokens.
-    Returns: the text, shorter where the model ended it or the context was full; None where `stop` ended it.
+    Returns: the text, shorter where the model ended it or the context was full, or where it fell into a loop, of which it has one
+        copy: the others are drafted perfectly, and say nothing of other texts. None where `stop` ended it.
     """
     sampler.reset()
     sampler.prime(prompt)
@@ -82,6 +85,12 @@ def record(
         session.commit(root, (0,))
         ended = session.is_eog(tokens[-1])
         session.follow(root, (0,), None if ended else tokens[-1])
+        if len(tokens) % _LOOPS == 0 and find_loop(tokens):
+            break
+    loop = find_loop(tokens)
+    if loop is not None:
+        n, ended = loop.start + loop.period, False
+        tokens, entropies, drafted = tokens[:n], entropies[:n], drafted[: n - 1]
     size = (len(drafted), shape.n_nodes)
     return LoggedText(
         task=task,

@@ -38,13 +38,13 @@ def pass_seconds(
         limit: seconds that verifications may take, and drafts, after which no more is measured than what one and four nodes and
             each draft take.
         at_least: seconds that rounds go on for where they are short: memory is faster in some tenths of a second than in others.
-        keep: measure behind the committed tokens, which stay; otherwise the session is emptied before and after.
+        keep: measure behind the committed tokens, which stay; otherwise behind a single one, and the session is empty afterwards.
         stop: polled between passes; what is found then may be little.
     Returns: seconds by size, and of each shape; where it was stopped, 0 of a shape that was not drafted.
     """
     assert not (keep and shapes), "drafts add to the committed tokens"
     if not keep:
-        session.clear()
+        _begin(session)
     trees = _chains(session, sorted(sizes, key=lambda size: (size not in (1, 4), size)))
     taken: dict[int, list[float]] = {size: [] for size in trees}
     drafted: list[list[float]] = [[] for _ in shapes]
@@ -63,11 +63,13 @@ def pass_seconds(
             taken[size].append(seconds)
         if shapes and not stop() and (i == 0 or drafting < limit):
             begun = perf_counter()
-            _begin(session, shapes[0])
+            session.start(0)
+            # no token of the beginning waits for the drafts that follow
+            session.draft(shapes[0])
             for shape, some in zip(shapes, drafted, strict=True):
                 if not stop():
                     some.append(_drafted_in(session, shape))
-            session.clear()
+            _begin(session)
             drafting += perf_counter() - begun
         i += 1
     if not keep:
@@ -94,7 +96,9 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
         n_fed = 0
     with session.steady_draft_vocab():
         if n_fed:
-            _begin(session, shape)
+            _begin(session)
+            session.start(0)
+            session.draft(shape)
         fed = 0
         for size, tree in chains.items():
             if fed >= min(size, n_fed):
@@ -126,11 +130,10 @@ def _verified_in(session: Session, tree: DraftTree) -> float:
     return taken
 
 
-def _begin(session: Session, shape: TreeShape) -> None:
-    """Fill a session anew, and draft once, so that no token of the beginning waits for the drafts that follow."""
+def _begin(session: Session) -> None:
+    """Leave one token in a session. Passes of an empty one set up its recurrent states each time, which none of a text's does."""
+    session.clear()
     session.prefill([0], lambda: False)
-    session.start(0)
-    session.draft(shape)
 
 
 def _accept(session: Session, tree: DraftTree, n: int) -> None:

@@ -48,7 +48,7 @@ class CostTable:
     """What passes took on a device, seconds.
 
     Args:
-        verify: of one verification by number of nodes, the root included, on an empty context; at least of one node.
+        verify: of one verification by number of nodes, the root included, behind a single token; at least of one node.
         per_token: that each committed token adds to a verification; 0 where it was not measured.
         draft_fixed: of a draft beside its levels.
         level: of one level of a draft by the number of nodes that are continued there; None where nothing can be drafted.

@@ -15,7 +15,7 @@ from math import inf
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import RunningEntropy, log_entropy
 from entmtp_local.speculative.profile import ALL, MAX_DEPTH, MAX_NODES, Profile, TreeSet, shape_of
-from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, Restless
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
@@ -75,7 +75,7 @@ class Choice:
         return self.current
 
 
-class EntMTP:
+class EntMTP(Restless):
     """See the module.
 
     Args:
@@ -125,7 +125,7 @@ class EntMTP:
         return _Chains(self, limits)
 
 
-class _Chains:
+class _Chains(Restless):
     """A policy of trees where only chains, or smaller trees, can be verified: the spine of each tree, as deep as it may be."""
 
     needs_profile = True

@@ -13,12 +13,12 @@ from math import inf
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.entropy import acceptance_bound
 from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile
-from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, Restless
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 
-class EntropyChain:
+class EntropyChain(Restless):
     """See the module.
 
     Args:

@@ -6,7 +6,7 @@ from math import inf
 
 from entmtp_local.errors import ProfileError
 from entmtp_local.speculative.profile import ALL, MAX_DEPTH, Profile, shape_of
-from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, Restless
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
@@ -14,7 +14,7 @@ from entmtp_local.speculative.tree import DraftTree, TreeShape
 WAYS = ("medusa", "hydra")
 
 
-class GrownTree:
+class GrownTree(Restless):
     """The same tree at every step: the first nodes that growth on a task's log chose.
 
     Args:

@@ -23,7 +23,6 @@ _UNSEEN = 4.0  # square of the tokens that one step not seen yet may differ by
 _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
-_LONG = 2.0  # times what is usual: a step that was interrupted
 _TOGETHER = 8  # steps that are compared together, which takes less than one by one
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
@@ -54,20 +53,12 @@ class Guard:
         self._before = 0.0  # tokens per second, before it stepped aside
         self._quiet = 0  # steps without a look that are left
         self._since_look = 0
-        # steps to come that draft nothing whatever they bring, and how many they have been with the seconds that they took and
-        # those of their verification: a step that may last half a millisecond has no time for more
-        self._resting, self._rested, self._rest_seconds, self._rest_verify = 0, 0, 0.0, 0.0
 
     def calibrated(self, profile: Profile) -> None:
         self._policy.calibrated(profile)
 
     def plan(self, evidence: Evidence) -> TreeShape:
-        goes_on = evidence.n_past == self._next_past
-        if self._resting:
-            if goes_on:
-                return ROOT_ONLY
-            self._rise()
-        if not goes_on:
+        if evidence.n_past != self._next_past:
             self._compare_all()
             self._others.forget()
         self._next_past = evidence.n_past
@@ -84,17 +75,6 @@ class Guard:
     def learn(self, outcome: Outcome) -> None:
         path = outcome.path
         self._next_past += len(path)
-        if self._resting:
-            # whatever took far longer is told by itself, so that it does not pass for what all of them take
-            if outcome.verified.shape is ROOT_ONLY and outcome.seconds <= _LONG * self._usual:
-                self._rested += 1
-                self._rest_seconds += outcome.seconds
-                self._rest_verify += outcome.verify_seconds
-                if self._rested == self._resting:
-                    self._rise()
-                    self._rest()
-                return
-            self._rise()
         if self.aside is None and self._policy.exploring:
             # what it takes to look for something better is bounded, and says nothing of how good the policy is
             self._policy.learn(outcome)
@@ -105,16 +85,23 @@ class Guard:
         if self.aside is None:
             self._policy.learn(outcome)
             self._uncompared.append((outcome, taken))
-            rests = outcome.drafted.shape is ROOT_ONLY
-            if rests or len(self._uncompared) >= _TOGETHER:
+            if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
                 self._compare_all()
-            if rests:
-                self._rest()
         elif self._policy.cost is not None:
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
             self._left -= 1
             if self._left == 0:
                 self._judge()
+
+    def rest(self) -> tuple[int, float]:
+        # where it is not known yet how far a chain was right, steps have to be seen one by one
+        return (0, 0.0) if self.aside is not None or self._others.waits else self._policy.rest()
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        self._next_past += n
+        self._policy.rested(n, seconds, verify_seconds)
+        self._average(n, 1, seconds / n)
+        self._look(n)
 
     def _average(self, n: int, n_tokens: int, seconds: float) -> float:
         """Take n steps into the averages, each of so many tokens and seconds; their seconds without a pause."""
@@ -126,20 +113,6 @@ class Guard:
         self._tokens += weight * (n_tokens - self._tokens)
         self._seconds += weight * (taken - self._seconds)
         return taken
-
-    def _rest(self) -> None:
-        """Begin a rest, or the next one, if nothing is due that steps have to be seen one by one for."""
-        if self.aside is None and not self._others.waits:
-            self._resting = self._policy.quiet()
-
-    def _rise(self) -> None:
-        """End a rest, and take the steps that it had into account."""
-        n, seconds, verify = self._rested, self._rest_seconds, self._rest_verify
-        self._resting, self._rested, self._rest_seconds, self._rest_verify = 0, 0, 0.0, 0.0
-        if n:
-            self._policy.rested(n, seconds, verify)
-            self._average(n, 1, seconds / n)
-            self._look(n)
 
     @property
     def _rate(self) -> float:

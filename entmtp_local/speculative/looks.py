@@ -48,6 +48,11 @@ class Looks:
             self._left = _RUN - 1 if at_rest else 0
         return self.exploring
 
+    def another_text(self) -> None:
+        """A look at drafts goes on if it gains; its next step is as dear as the first one there."""
+        if self._going >= 0:
+            self.exploring, self._left = False, 0
+
     def wait(self, seconds: float) -> None:
         """Let the first look at drafts be saved for as later ones are.
 

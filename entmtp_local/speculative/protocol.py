@@ -203,6 +203,30 @@ class Policy(Protocol):
         """See what a step gave and took."""
         ...
 
+    def rest(self) -> tuple[int, float]:
+        """How many of the steps to come draft nothing, whatever they bring, and need not be planned nor learnt from one by one.
+
+        Returns: the number, and the seconds that such a step may take: a longer one is learnt from by itself. The rest ends early
+            with the text, or with a step that verifies something else.
+        """
+        ...
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        """See what so many steps of a rest took together."""
+        ...
+
     def within(self, limits: Limits) -> Policy:
         """The nearest policy that stays within what the engine can verify; itself where nothing is missing."""
         ...
+
+
+class Restless:
+    """Policies that are asked at every step, and learn from every one."""
+
+    __slots__ = ()
+
+    def rest(self) -> tuple[int, float]:
+        return 0, 0.0
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        raise AssertionError("no rest was asked for")

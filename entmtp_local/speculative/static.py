@@ -9,6 +9,8 @@ from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
+_FOREVER = 1 << 62  # steps
+
 
 @dataclass(frozen=True, slots=True)
 class StaticPolicy:
@@ -47,6 +49,12 @@ class StaticPolicy:
         return tree
 
     def learn(self, outcome: Outcome) -> None:
+        pass
+
+    def rest(self) -> tuple[int, float]:
+        return (_FOREVER, inf) if self.shape is ROOT_ONLY else (0, 0.0)
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         pass
 
     def within(self, limits: Limits) -> Policy:

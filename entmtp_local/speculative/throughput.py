@@ -28,6 +28,7 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
+_LONG = 2.0  # times what is usual: a step that was interrupted
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _CLEAR = 1.1  # times the rate of plain steps that drafts have to promise for every task: else they are looked at first
@@ -217,7 +218,10 @@ class Throughput:
         self._choice = None
         if self.cost is None:
             return chain(min(3, self._depth)).shape
-        self._undrafted = self._undrafted or evidence.n_past != self._next_past
+        if evidence.n_past != self._next_past:
+            self._undrafted = True
+            if not self._levels.pays:
+                self._looks.another_text()
         self._n_past = self._next_past = evidence.n_past
         self.cost.at(evidence.n_past)
         if self._variant.extra:
@@ -236,15 +240,13 @@ class Throughput:
         self.least = levels.least(explores)
         return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
-    def quiet(self) -> int:
-        """How many of the steps to come will draft nothing, whatever they bring; they may be told to `rested` together."""
+    def rest(self) -> tuple[int, float]:
         variant = self._variant
         if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._n_unsettled:
-            return 0
-        return self._looks.quiet(1 / self.plain_rate)
+            return 0, 0.0
+        return self._looks.quiet(1 / self.plain_rate), _LONG * self._seconds
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
-        """See what so many steps took together that drafted nothing."""
         assert self.cost is not None
         taken, verified = without_pause(seconds / n, self._seconds), verify_seconds / n
         self._n_past = self._next_past = self._next_past + n

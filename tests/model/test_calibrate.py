@@ -26,6 +26,7 @@ import pytest
 from click.testing import CliRunner, Result
 from unit.test_cli import assert_one_line_error
 
+from entmtp_local.bench.repetition import find_loop
 from entmtp_local.calibration import calibrate as calibration
 from entmtp_local.calibration import head as head_choice
 from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
@@ -429,6 +430,24 @@ def test_a_recorded_text_is_that_of_plain_decoding(session: tuple[Session, Key])
         tokens: Sequence[int] = [token for step in generation for token in step.tokens]
     assert text is not None and text.tokens.tolist()[: len(tokens)] == tokens
     assert text.n_prompt == len(ids) and text.drafts[:, 0].tolist() == text.tokens[:-1].tolist()
+
+
+def test_a_recorded_text_has_one_copy_of_a_loop(session: tuple[Session, Key]) -> None:
+    opened, sampling, shape = session[0], SamplingOptions(temp=0.0), wide_shape(8, 16)
+    ids = opened.tokenize("Once upon a time", add_special=True, parse_special=True)
+    opened.clear()
+    with opened.new_sampler(sampling) as sampler:
+        generation = generate(opened, ids, sampler=sampler, max_tokens=192)
+        tokens = [token for step in generation for token in step.tokens]
+    loop = find_loop(tokens)
+    assert loop is not None and len(tokens) == 192
+    passes: list[float] = []
+    with opened.new_sampler(sampling) as sampler:
+        text = record(opened, ids, sampler, 192, shape, task="prose", stop=lambda: passes.append(0.0) or False)
+    assert text is not None and not text.ended
+    assert text.tokens.tolist() == tokens[: loop.start + loop.period]
+    assert len(text.drafts) == len(text.tokens) - 1 and len(text.entropies) == len(text.tokens)
+    assert len(passes) < 150, "what repeats itself is not waited for"
 
 
 # -- first use

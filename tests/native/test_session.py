@@ -157,8 +157,15 @@ def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
             assert session.set_draft_vocab(64) == session.set_draft_vocab(None) == session.n_vocab
 
 
-def test_costs_of_verification(tiny: Path) -> None:
+def test_costs_of_verification(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_session(tiny, "qwen35", "chain:7") as session:
+        verify = session.verify
+
+        def checked(tree: DraftTree) -> None:
+            assert session.n_past > 0, "an empty session sets up its recurrent states with each pass"
+            verify(tree)
+
+        monkeypatch.setattr(session, "verify", checked)
         session.prefill(PROMPT, lambda: False)
         shapes = [TreeShape.chain(1), TreeShape.chain(5)]
         found, drafts = pass_seconds(session, (1, 2, 3, 4, 6, 8, 12), shapes, limit=60.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from entmtp_local.engine import generate
 from entmtp_local.errors import ContextFullError, EngineError
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.protocol import Limits, Outcome, Policy, TokenChooser
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, TokenChooser
 from entmtp_local.speculative.static import StaticPolicy
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 from entmtp_local.speculative.verify import Typical
@@ -349,6 +351,103 @@ def test_nothing_is_copied_where_nothing_is_drafted() -> None:
     list(generation)
     assert generation.stats.n_nodes == 0
     assert generation.tokens == plain(engine, 200)
+
+
+class RestingPolicy(StaticPolicy):
+    """Drafts a chain of two, then has `n` steps to rest, of at most 10 seconds; notes what it is asked and told."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__("", TreeShape.chain(2))
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "notes", [])
+
+    def plan(self, evidence: Evidence) -> TreeShape:
+        self.notes.append(("planned", evidence.n_past - len(PROMPT)))  # type: ignore[attr-defined]
+        return super().plan(evidence)
+
+    def learn(self, outcome: Outcome) -> None:
+        self.notes.append(("learnt", outcome.verified.shape.n_nodes))  # type: ignore[attr-defined]
+
+    def rest(self) -> tuple[int, float]:
+        return (self.n if self.notes[-1][0] == "learnt" else 0), 10.0  # type: ignore[attr-defined]
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        self.notes.append(("rested", n, seconds, verify_seconds))  # type: ignore[attr-defined]
+
+    def within(self, limits: Limits) -> Policy:
+        return self
+
+
+class Ticking:
+    """A clock that advances by a second a look, and by more in chosen passes.
+
+    Args:
+        engine: whose passes are counted.
+        slow: passes that take a hundred seconds.
+    """
+
+    def __init__(self, engine: RandomEngine, slow: Sequence[int] = ()) -> None:
+        self.now, verify = 0.0, engine.verify
+
+        def timed(tree: DraftTree) -> None:
+            verify(tree)
+            self.now += 100.0 * (engine.n_passes in slow)
+
+        engine.verify = timed  # type: ignore[method-assign]
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def rests_of(engine: RandomEngine, n: int, max_tokens: int, slow: Sequence[int] = (), **options: Any) -> list[tuple[Any, ...]]:
+    policy = RestingPolicy(n)
+    generation = generate(
+        engine, PROMPT, policy=policy, sampler=Sampler(), max_tokens=max_tokens, clock=Ticking(engine, slow), **options
+    )
+    list(generation)
+    assert generation.tokens == plain(engine, max_tokens)
+    assert generation.stats.n_generated == max_tokens
+    return policy.notes  # type: ignore[attr-defined,no-any-return]
+
+
+def test_steps_of_a_rest_are_told_together() -> None:
+    notes = rests_of(RandomEngine(), 4, 60)
+    kinds = [note[0] for note in notes]
+    n = len(kinds) // 3
+    assert kinds[: 3 * n] == ["planned", "learnt", "rested"] * n and n >= 8
+    rests = [note[1:] for note in notes if note[0] == "rested"]
+    # five looks at the clock behind a step's first one, one for the learning before; two between draft and acceptance
+    assert set(rests[:-1]) == {(4, 4 * 6.0, 4 * 2.0)}
+    planned = [note[1] for note in notes if note[0] == "planned"]
+    assert all(after - before in (4 + 1, 4 + 2, 4 + 3) for before, after in itertools.pairwise(planned)), "what came in between"
+
+
+def test_a_long_step_ends_a_rest_and_is_told_by_itself() -> None:
+    notes = rests_of(RandomEngine(), 4, 60, slow=[4])
+    assert [note[:2] for note in notes[:6]] == [
+        ("planned", 0),
+        ("learnt", 3),
+        ("rested", 2),
+        ("learnt", 1),
+        ("rested", 4),
+        ("planned", notes[5][1]),
+    ]
+
+
+def test_a_rest_ends_with_the_text() -> None:
+    notes = rests_of(RandomEngine(), 1000, 60)
+    assert [note[0] for note in notes] == ["planned", "learnt", "rested"]
+    n_first = 60 - 1 - notes[2][1]
+    assert 1 <= n_first <= 3, "all tokens but the prompt's and the first step's"
+
+
+def test_copied_text_ends_a_rest() -> None:
+    limits = Limits(trees=True, max_depth=50, max_nodes=50, reason="", max_copied=15)
+    notes = rests_of(RepeatingEngine(3, limits=limits), 1000, 200, copies=CopyDrafter())
+    kinds = [note[0] for note in notes]
+    assert kinds.count("rested") > 2 and kinds.count("planned") == 1
+    assert all(after == "learnt" for before, after in itertools.pairwise(kinds) if before == "rested")
 
 
 class DrawingSampler(Sampler):

@@ -26,6 +26,7 @@ from entmtp_local.speculative.guard import Comparison, Guard
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Profile
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
+from entmtp_local.speculative.rest import Rest
 from entmtp_local.speculative.throughput import Throughput
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import accept
@@ -75,6 +76,7 @@ class Run:
     ) -> None:
         policy.calibrated(Profile(believed or costs))
         self.pauses = pauses
+        self.rest = Rest(policy)
         self.policy, self.costs, self.chance, self.copied = policy, costs, chance, copied
         self.rng = random.Random(1)
         self.n_past, self.n_steps, self.pending = 10, 0, 0
@@ -83,7 +85,7 @@ class Run:
 
     def step(self) -> None:
         policy, chance = self.policy, self.chance(self.n_steps)
-        shape = policy.plan(Evidence(self.n_past, 0))
+        shape = ROOT_ONLY if self.rest.left else policy.plan(Evidence(self.n_past, 0))
         if isinstance(policy, Guard):
             self.aside.append(policy.aside)
         logp = np.log([1.0, *(max(0.01, chance if rank == 0 else (1 - chance) * 0.2) for rank in shape.ranks[1:])])
@@ -99,7 +101,11 @@ class Run:
         verify = self.costs.verify_seconds(verified.shape.n_nodes, self.n_past)
         asleep = 1e6 if self.n_steps in self.pauses else 0.0
         in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
-        policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, draft + verify + asleep))
+        seconds = draft + verify + asleep
+        if not self.rest.left or verified.shape.n_nodes > 1 or not self.rest.takes(seconds, verify + in_verify):
+            self.rest.end()
+            policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, seconds))
+            self.rest.begin()
         self.n_past += len(path)
         self.n_steps += 1
         self.tokens += len(path)
@@ -275,25 +281,6 @@ def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
             run.step()
         singles.append(policy.single)
     assert all(before < after for before, after in zip(singles, singles[1:], strict=False))
-
-
-def test_a_rest_ends_with_copied_text_and_with_the_text() -> None:
-    policy = Counting()
-    guard = Guard(policy)
-    run = Run(guard, STEEP, always(0.02))
-    run.rate(2000)
-    while guard._resting - guard._rested < 4 or not guard._rested:
-        run.step()
-    rested, told = guard._rested, policy.together
-    run.copied = 1
-    run.step()
-    assert (guard._resting, policy.together) == (0, told + rested)
-    run.copied = 0
-    while guard._resting - guard._rested < 4:
-        run.step()
-    run.n_past = 10
-    run.step()
-    assert guard._rested == 0
 
 
 # -- what is counted
