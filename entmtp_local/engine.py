@@ -191,13 +191,23 @@ class Generation:
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
         self.finish_reason = "interrupted"  # or "stop", "length", "context"
         self.stats = Stats(n_prompt=len(self._prompt))
+        self._turn = -1  # of the engine, when the prompt was in it
+        self._rest = Rest(self.policy)
         self._steps = self._run()
 
     def __iter__(self) -> Iterator[Step]:
         return self._steps
 
     def _run(self) -> Iterator[Step]:
-        engine, stats, clock = self._engine, self.stats, self._clock
+        try:
+            yield from self._decode()
+        finally:
+            # a generation that is left may be found so when the engine holds another text
+            if self._engine.turn == self._turn:
+                self._rest.end()
+
+    def _decode(self) -> Iterator[Step]:
+        engine, stats, clock, rest = self._engine, self.stats, self._clock, self._rest
         if self._max_tokens <= 0:
             self.finish_reason = "length"
             return
@@ -210,7 +220,7 @@ class Generation:
         begin = clock()
         stats.n_prefilled = engine.prefill(self._prompt, self._stop)
         stats.seconds["prefill"] = clock() - begin
-        turn = engine.turn
+        self._turn = engine.turn
         if engine.n_past < len(self._prompt):
             return
         pending = choose(-1)
@@ -224,15 +234,15 @@ class Generation:
         if ended:
             return
 
-        self._check_turn(turn)
+        self._check_turn()
         t0 = clock()
         engine.start(pending)
         if self._copies is not None:
             self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += clock() - t0
-        n_accepted, learning, rest = 0, 0.0, Rest(self.policy)
+        n_accepted, learning = 0, 0.0
         while not self._stop():
-            self._check_turn(turn)
+            self._check_turn()
             t0 = clock()
             shape = ROOT_ONLY
             if not rest.left:
@@ -267,7 +277,7 @@ class Generation:
             t5 = clock()
             # a step takes what learning from it takes, too, which is known from the one before
             seconds = t5 - t0 + learning
-            if not rest.left or tree.shape is not ROOT_ONLY or not rest.takes(seconds, t4 - t2):
+            if not (rest.left and tree.shape is ROOT_ONLY and rest.add(seconds, t4 - t2)):
                 rest.end()
                 self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, seconds))
                 rest.begin()
@@ -280,11 +290,10 @@ class Generation:
             stats.n_ends += self.finish_reason == "stop"
             yield step
             if ended:
-                break
-        rest.end()
+                return
 
-    def _check_turn(self, turn: int) -> None:
-        if self._engine.turn != turn:
+    def _check_turn(self) -> None:
+        if self._engine.turn != self._turn:
             raise EngineError("another prompt was started meanwhile; begin a new generation.")
 
     def _draft(self, shape: TreeShape, pending: int) -> tuple[DraftTree, DraftTree]:

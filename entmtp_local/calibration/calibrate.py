@@ -218,6 +218,7 @@ def _record(
         "draft_head_type": key.draft_head_type,
         "temp": sampling.temp,
         "n_tokens": n_tokens,
+        "loops": False,
         "tasks": {task: len(some) for task, some in prompts.items()},
         "prompts": hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest(),
     }

@@ -22,7 +22,7 @@ from entmtp_local.speculative.entropy_chain import EntropyChain
 from entmtp_local.speculative.grown import GrownTree
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, NodePath, Profile, TaskFit, TreeSet, shape_of
-from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, Restless
+from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 
@@ -169,7 +169,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A static tree's run over a log, on an empty context."""
+    """A static tree's run over a log, in a short context."""
 
     size: int  # nodes, the root included
     seconds: float  # of a step
@@ -198,7 +198,7 @@ def chains(each: Logged, costs: CostTable) -> list[Point]:
     return prefixes(each, [(0,) * depth for depth in range(each.log.shape.max_depth + 1)], costs)
 
 
-class _Watched(Restless):
+class _Watched:
     """A policy that goes on as it would, and whose steps are noted."""
 
     def __init__(self, policy: Policy) -> None:
@@ -242,7 +242,16 @@ class _Watched(Restless):
 
     def learn(self, outcome: Outcome) -> None:
         self.steps.append((self._n_past, outcome.verified.shape.n_nodes))
+        self._n_past += len(outcome.path)
         self._policy.learn(outcome)
+
+    def rest(self) -> tuple[int, float]:
+        return self._policy.rest()
+
+    def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        self.steps += [(self._n_past + i, 1) for i in range(n)]
+        self._n_past += n
+        self._policy.rested(n, seconds, verify_seconds)
 
     def within(self, limits: Limits) -> Policy:
         self._policy = self._policy.within(limits)

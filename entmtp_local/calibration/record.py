@@ -17,7 +17,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 # Chances by rank that are typical of MTP heads; they only decide which nodes are worth logging.
 _TYPICAL = (0.62, 0.15, 0.06, 0.035)
 DEPTH = 8
-_LOOPS = 32  # tokens between two looks for a loop
+_LOOP_INTERVAL = 32  # tokens between two looks for a loop
 
 
 def likely_tree(n_nodes: int, depth: int, chances: Sequence[float] = _TYPICAL) -> list[tuple[int, ...]]:
@@ -85,12 +85,11 @@ def record(
         session.commit(root, (0,))
         ended = session.is_eog(tokens[-1])
         session.follow(root, (0,), None if ended else tokens[-1])
-        if len(tokens) % _LOOPS == 0 and find_loop(tokens):
+        if len(tokens) % _LOOP_INTERVAL == 0 and n_before_copies(tokens):
             break
-    loop = find_loop(tokens)
-    if loop is not None:
-        n, ended = loop.start + loop.period, False
-        tokens, entropies, drafted = tokens[:n], entropies[:n], drafted[: n - 1]
+    n_kept = n_before_copies(tokens)
+    if n_kept:
+        tokens, entropies, drafted = tokens[:n_kept], entropies[:n_kept], drafted[: n_kept - 1]
     size = (len(drafted), shape.n_nodes)
     return LoggedText(
         task=task,
@@ -102,3 +101,11 @@ def record(
         logp=np.array([tree.logp for tree in drafted], dtype=np.float32).reshape(size),
         head_entropies=np.array([tree.entropy for tree in drafted], dtype=np.float32).reshape(size),
     )
+
+
+def n_before_copies(tokens: Sequence[int]) -> int:
+    """Tokens up to the end of a loop's first copy, where the text repeats it to its end; 0 where it does not."""
+    loop = find_loop(tokens)
+    if loop is None or list(tokens[loop.start + loop.period :]) != list(tokens[loop.start : -loop.period]):
+        return 0
+    return loop.start + loop.period

@@ -94,7 +94,7 @@ def profile_for(
         )
         return profile
     if not profile.tasks:
-        note("too slow for texts at a first use, so only costs are known; entmtp-local calibrate MODEL takes its time.")
+        note("no text was long enough to learn from, so only costs are known; entmtp-local calibrate MODEL takes its time.")
     try:
         profile.save(kept)
     except OSError as error:

@@ -43,11 +43,22 @@ def pass_seconds(
     Returns: seconds by size, and of each shape; where it was stopped, 0 of a shape that was not drafted.
     """
     assert not (keep and shapes), "drafts add to the committed tokens"
+    if stop():
+        if not keep:
+            session.clear()
+        return {}, [0.0] * len(shapes)
     if not keep:
         _begin(session)
     trees = _chains(session, sorted(sizes, key=lambda size: (size not in (1, 4), size)))
     taken: dict[int, list[float]] = {size: [] for size in trees}
     drafted: list[list[float]] = [[] for _ in shapes]
+
+    def verified(tree: DraftTree) -> float:
+        if not keep and not session.n_past:
+            # drafts were timed, or this is an engine in which nothing is left of a sequence that is not committed
+            _begin(session)
+        return _verified_in(session, tree)
+
     begin, drafting, i = perf_counter(), 0.0, 0
     # Round by round, so that something else on this machine makes no single pass dear. The first pass of a size builds its
     # graph, which counts only where there is no time for another.
@@ -55,21 +66,20 @@ def pass_seconds(
         for size, tree in trees.items():
             if stop() or (perf_counter() - begin - drafting > limit and (i > 0 or size not in (1, 4))):
                 continue
-            seconds = _verified_in(session, tree)
+            seconds = verified(tree)
             # plain decoding has nothing in between, and is faster for it
             for _ in range(n_unsettled(seconds) if size == 1 and i > 0 else 0):
                 if not stop():
-                    seconds = _verified_in(session, tree)
+                    seconds = verified(tree)
             taken[size].append(seconds)
         if shapes and not stop() and (i == 0 or drafting < limit):
             begun = perf_counter()
-            session.start(0)
-            # no token of the beginning waits for the drafts that follow
-            session.draft(shapes[0])
+            _begin(session)
+            _draft_once(session, shapes[0])
             for shape, some in zip(shapes, drafted, strict=True):
                 if not stop():
                     some.append(_drafted_in(session, shape))
-            _begin(session)
+            session.clear()
             drafting += perf_counter() - begun
         i += 1
     if not keep:
@@ -91,14 +101,13 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
         return
     end = perf_counter() + limit
     n_fed = min(shape.max_depth + 1, _MOST_FED) if 0 < shape.max_depth <= _MOST_LEVELS else 0
+    _begin(session)
     chains = _chains(session, sorted(sizes))
     if sum(range(n_fed + 1)) + shape.n_nodes > session.n_ctx or not chains:
         n_fed = 0
     with session.steady_draft_vocab():
         if n_fed:
-            _begin(session)
-            session.start(0)
-            session.draft(shape)
+            _draft_once(session, shape)
         fed = 0
         for size, tree in chains.items():
             if fed >= min(size, n_fed):
@@ -131,9 +140,19 @@ def _verified_in(session: Session, tree: DraftTree) -> float:
 
 
 def _begin(session: Session) -> None:
-    """Leave one token in a session. Passes of an empty one set up its recurrent states each time, which none of a text's does."""
+    """Leave one token in a session, where it has room for more.
+
+    A pass of an empty one sets up the recurrent states, which no pass within a text does, and builds its graph each time.
+    """
     session.clear()
-    session.prefill([0], lambda: False)
+    if session.n_ctx > 1:
+        session.prefill([0], lambda: False)
+
+
+def _draft_once(session: Session, shape: TreeShape) -> None:
+    """So that no token of the beginning waits for the drafts that follow."""
+    session.start(0)
+    session.draft(shape)
 
 
 def _accept(session: Session, tree: DraftTree, n: int) -> None:

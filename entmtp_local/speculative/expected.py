@@ -36,7 +36,7 @@ class Expected:
 
 
 def plain_speed(profile: Profile) -> float:
-    """Tokens per second of plain decoding, on an empty context."""
+    """Tokens per second of plain decoding, in a short context."""
     return 1 / (profile.costs.verify_seconds(1) + profile.costs.step)
 
 

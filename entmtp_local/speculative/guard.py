@@ -62,8 +62,7 @@ class Guard:
             self._compare_all()
             self._others.forget()
         self._next_past = evidence.n_past
-        shape = self._policy.plan(evidence)
-        return shape if self.aside is None else self._chains[self.aside]
+        return self._policy.plan(evidence) if self.aside is None else self._chains[self.aside]
 
     @property
     def least(self) -> float:
@@ -88,6 +87,7 @@ class Guard:
             if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
                 self._compare_all()
         elif self._policy.cost is not None:
+            self._policy.passed_over(self._next_past, outcome.drafted.shape.n_nodes > 1)
             self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
             self._left -= 1
             if self._left == 0:

@@ -49,7 +49,7 @@ class Looks:
         return self.exploring
 
     def another_text(self) -> None:
-        """A look at drafts goes on if it gains; its next step is as dear as the first one there."""
+        """End a look at drafts that has gained nothing yet: its next step would be as dear as its first one was."""
         if self._going >= 0:
             self.exploring, self._left = False, 0
 

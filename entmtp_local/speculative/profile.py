@@ -20,7 +20,7 @@ from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME, DraftHe
 from entmtp_local.speculative.tree import TreeShape
 
 _T = TypeVar("_T")
-FORMAT, VERSION = "entmtp-local profile", 3
+FORMAT, VERSION = "entmtp-local profile", 4
 #: The task that stands for all tasks together.
 ALL = "all"
 #: Of the trees that it holds: drafted nodes, and levels.

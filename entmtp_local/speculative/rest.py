@@ -10,10 +10,10 @@ from entmtp_local.speculative.protocol import Policy
 
 
 class Rest:
-    """The rest that a policy is in, if it is.
+    """The rest under way, if there is one.
 
     Args:
-        policy: is told of the steps when the rest ends.
+        policy: is asked for rests, and told of their steps when they end.
     """
 
     __slots__ = ("_longest", "_n", "_policy", "_seconds", "_verify", "left")
@@ -28,7 +28,7 @@ class Rest:
         """Rest for as long as the policy has nothing to draft."""
         self.left, self._longest = self._policy.rest()
 
-    def takes(self, seconds: float, verify_seconds: float) -> bool:
+    def add(self, seconds: float, verify_seconds: float) -> bool:
         """Count a step; False where it is to be told by itself: what took far longer would pass for what all of them take."""
         if seconds > self._longest:
             return False

@@ -31,6 +31,7 @@ DEPTH, WIDTH = 8, 3
 _LONG = 2.0  # times what is usual: a step that was interrupted
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
+_SEEN = 16  # logged tokens of a task, so that something is known of it
 _CLEAR = 1.1  # times the rate of plain steps that drafts have to promise for every task: else they are looked at first
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
@@ -191,7 +192,9 @@ class Throughput:
         self._n_unsettled = n_unsettled(self._seconds)
         self._looks = Looks(self._n_unsettled)
         if ALL in profile.tasks:
-            promised = {task: self._best_chain(fit) for task, fit in profile.tasks.items()}
+            # what was hardly seen promises nothing, nor the contrary
+            fits = {task: fit for task, fit in profile.tasks.items() if task == ALL or fit.n_positions >= _SEEN}
+            promised = {task: self._best_chain(fit) for task, fit in fits.items()}
             n_levels, self._tokens, verified = promised[ALL]
             self._seconds = verified + self._draft_seconds(n_levels)
             self._levels.expect(self._tokens - 1.0, verified - self.cost.seconds[0], n_levels)
@@ -245,6 +248,19 @@ class Throughput:
         if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._n_unsettled:
             return 0, 0.0
         return self._looks.quiet(1 / self.plain_rate), _LONG * self._seconds
+
+    def passed_over(self, n_past: int, drafted: bool) -> None:
+        """See that something else chose a step.
+
+        Args:
+            n_past: tokens in the context before the next one, if the text goes on.
+            drafted: whether it drafted.
+        """
+        self._n_past = self._next_past = n_past
+        self._n_plain = 0 if drafted else self._n_plain + 1
+        self._drafted_last = drafted
+        if self.cost is not None:
+            self.cost.at(n_past)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         assert self.cost is not None
@@ -306,7 +322,8 @@ class Throughput:
 
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
-        self._next_past += len(outcome.path)
+        # not all of them were planned: where a rest ends, one is learnt from that was not
+        self._n_past, self._next_past = self._next_past, self._next_past + len(outcome.path)
         if outcome.verified.copied:
             self._n_plain = 0
         if self.cost is None or outcome.verified.copied:

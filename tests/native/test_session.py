@@ -157,15 +157,27 @@ def test_sizes_that_are_none_leave_the_vocabulary_whole(tiny: Path) -> None:
             assert session.set_draft_vocab(64) == session.set_draft_vocab(None) == session.n_vocab
 
 
-def test_costs_of_verification(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_session(tiny, "qwen35", "chain:7") as session:
-        verify = session.verify
+@pytest.mark.parametrize("kind", ["qwen35", "nemotron_h_moe", "bailingmoe3"])
+def test_no_pass_is_measured_in_an_empty_session(tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It sets up the recurrent states, whether or not the engine keeps those of before a pass that is not committed."""
+    with open_session(tiny, kind, "chain:3") as session:
+        verify, seen = session.verify, []
 
-        def checked(tree: DraftTree) -> None:
-            assert session.n_past > 0, "an empty session sets up its recurrent states with each pass"
+        def noted(tree: DraftTree) -> None:
+            seen.append(session.n_past)
             verify(tree)
 
-        monkeypatch.setattr(session, "verify", checked)
+        monkeypatch.setattr(session, "verify", noted)
+        found, (draft,) = pass_seconds(session, (1, 2, 4), [TreeShape.chain(3)], limit=60.0)
+        assert sorted(found) == [1, 2, 4] and draft > 0 and session.n_past == 0
+        assert len(seen) > 18 and min(seen) > 0
+        seen.clear()
+        warm_up(session, (1, 2, 4), limit=60.0)
+        assert seen and seen[0] == 1
+
+
+def test_costs_of_verification(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:7") as session:
         session.prefill(PROMPT, lambda: False)
         shapes = [TreeShape.chain(1), TreeShape.chain(5)]
         found, drafts = pass_seconds(session, (1, 2, 3, 4, 6, 8, 12), shapes, limit=60.0)
@@ -177,7 +189,7 @@ def test_costs_of_verification(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert sorted(found) == [1, 4] and all(seconds > 0 for seconds in drafts)
         assert pass_seconds(session, (1, 2), shapes, stop=lambda: True) == ({}, [0.0, 0.0])
         polls = count()
-        found, drafts = pass_seconds(session, (1, 2), shapes, stop=lambda: next(polls) > 4)
+        found, drafts = pass_seconds(session, (1, 2), shapes, stop=lambda: next(polls) > 5)
         assert sorted(found) == [1, 2] and drafts[0] > 0 and drafts[1] == 0.0, "stopped between the first two drafts"
         begin = perf_counter()
         pass_seconds(session, (1,), at_least=0.3)

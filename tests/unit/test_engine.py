@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from entmtp_local.engine import generate
+from entmtp_local.engine import Generation, generate
 from entmtp_local.errors import ContextFullError, EngineError
 from entmtp_local.speculative.copying import CopyDrafter
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy, TokenChooser
 from entmtp_local.speculative.static import StaticPolicy
-from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import Typical
 
 Row = npt.NDArray[np.float32]
@@ -440,6 +440,78 @@ def test_a_rest_ends_with_the_text() -> None:
     assert [note[0] for note in notes] == ["planned", "learnt", "rested"]
     n_first = 60 - 1 - notes[2][1]
     assert 1 <= n_first <= 3, "all tokens but the prompt's and the first step's"
+
+
+def resting(engine: RandomEngine, policy: RestingPolicy, max_tokens: int = 60, **options: Any) -> Generation:
+    return generate(engine, PROMPT, policy=policy, sampler=Sampler(), max_tokens=max_tokens, clock=Ticking(engine), **options)
+
+
+def told(policy: RestingPolicy) -> list[int]:
+    return [note[1] for note in policy.notes if note[0] == "rested"]  # type: ignore[attr-defined]
+
+
+def test_a_rest_ends_however_the_text_ends() -> None:
+    engine, polls = RandomEngine(), itertools.count()
+    policy = RestingPolicy(1000)
+    stopped = resting(engine, policy, stop=lambda: next(polls) > 10)
+    list(stopped)
+    assert stopped.finish_reason == "interrupted" and told(policy) == [stopped.stats.n_steps - 1]
+    for more in ({"eog_at": 30}, {"n_ctx": 30}):
+        engine, policy = RandomEngine(**more), RestingPolicy(1000)
+        ended = resting(engine, policy)
+        list(ended)
+        assert ended.finish_reason == ("stop" if "eog_at" in more else "context")
+        assert told(policy) == [ended.stats.n_steps - 1]
+    engine, policy = RandomEngine(), RestingPolicy(1000)
+    left = resting(engine, policy)
+    for _ in range(10):
+        next(iter(left))
+    left._steps.close()  # type: ignore[attr-defined]
+    assert told(policy) == [8], "neither the prompt's token nor the step that drafted"
+
+
+def test_a_rest_ends_with_a_pass_that_fails() -> None:
+    engine, policy = RandomEngine(), RestingPolicy(1000)
+    generation, verify = resting(engine, policy), engine.verify
+
+    def failing(tree: DraftTree) -> None:
+        if engine.n_passes == 9:
+            raise EngineError("broken")
+        verify(tree)
+
+    engine.verify = failing  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="broken"):
+        list(generation)
+    assert told(policy) == [8]
+
+
+def test_a_rest_is_not_told_in_the_middle_of_another_text() -> None:
+    engine, policy = RandomEngine(), RestingPolicy(1000)
+    first, second = resting(engine, policy), resting(engine, policy)
+    for _ in range(10):
+        next(iter(first))
+    for _ in range(4):
+        next(iter(second))
+    first._steps.close()  # type: ignore[attr-defined]
+    assert told(policy) == []
+    list(second)
+    assert told(policy) == [second.stats.n_steps - 1]
+
+
+def test_plain_decoding_is_planned_once() -> None:
+    engine, planned = RandomEngine(), []
+
+    class Plain(StaticPolicy):
+        def plan(self, evidence: Evidence) -> TreeShape:
+            planned.append(evidence.n_past)
+            return super().plan(evidence)
+
+        def within(self, limits: Limits) -> Policy:
+            return self
+
+    generation = generate(engine, PROMPT, policy=Plain("off", ROOT_ONLY), sampler=Sampler(), max_tokens=60)
+    list(generation)
+    assert generation.tokens == plain(engine, 60) and planned == [len(PROMPT)]
 
 
 def test_copied_text_ends_a_rest() -> None:

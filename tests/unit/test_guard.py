@@ -6,7 +6,7 @@
 | good | a guard that steps aside from what is best |
 | chains | a chain that would be faster and is not noticed |
 | costs | a profile of other costs, or a step in which the process was suspended, that makes everything slow for long |
-| rest | steps without drafts that take the scheduler's time one by one, or are not seen at all: new costs, copies, another text |
+| rest | steps without drafts that take the scheduler's time one by one, or are not seen at all: new costs, interruptions |
 | what is counted | chains that are judged by tokens that do not continue them: another text, or copies |
 """
 
@@ -102,7 +102,7 @@ class Run:
         asleep = 1e6 if self.n_steps in self.pauses else 0.0
         in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
         seconds = draft + verify + asleep
-        if not self.rest.left or verified.shape.n_nodes > 1 or not self.rest.takes(seconds, verify + in_verify):
+        if not (self.rest.left and verified.shape.n_nodes == 1 and self.rest.add(seconds, verify + in_verify)):
             self.rest.end()
             policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, seconds))
             self.rest.begin()
@@ -281,6 +281,23 @@ def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
             run.step()
         singles.append(policy.single)
     assert all(before < after for before, after in zip(singles, singles[1:], strict=False))
+
+
+def test_there_is_no_rest_while_a_chain_is_used_instead_nor_right_behind_it() -> None:
+    policy = Counting()
+    guard = Guard(policy)
+    run = Run(guard, STEEP, always(0.02))
+    run.rate(2000)
+    run.rest.end()
+    guard.aside, guard._left, guard._hold = 1, 5, 64
+    for _ in range(5):
+        assert guard.rest() == (0, 0.0)
+        run.step()
+        assert policy._next_past == run.n_past, "the policy knows how long the text is"
+    assert guard.aside is None and guard.rest()[0] == 0, "the first plain steps behind drafts are seen one by one"
+    told = policy.single
+    run.rate(64)
+    assert policy.single > told and guard.rest()[0] > 0
 
 
 # -- what is counted

@@ -5,6 +5,7 @@
 | at rest | looks of a single step, each as dear as a first draft; one that ends although it pays |
 | nothing new | looks at what is drafted anyway, whose steps the guard leaves out |
 | price | looks that take more than their share of the time, the first one where nothing speaks for it included |
+| another text | a look that lost and goes on where its next step is as dear as the first; one that gains and ends |
 | plain steps | a look at drafts that goes on, uncharged, behind plain steps |
 """
 
@@ -49,6 +50,18 @@ def test_what_a_look_gained_long_ago_does_not_keep_it_going() -> None:
         looks.took(1.0, 0.25)
         lost += 0.25
     assert 1.0 <= lost <= 1.5
+
+
+def test_in_another_text_only_a_look_that_gains_goes_on() -> None:
+    for first, then, goes_on in ((50.0, -0.3, True), (0.0, 0.3, False), (0.0, None, False)):
+        looks = Looks()
+        begin(looks, True)
+        looks.took(1.0, first)
+        if then is not None:
+            assert looks.at_drafts(True)
+            looks.took(1.0, then)
+        looks.another_text()
+        assert (looks.at_drafts(True) and not looks.begins) == goes_on
 
 
 def test_there_is_no_look_where_nothing_is_new() -> None:

@@ -297,8 +297,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for wrong in (path, tmp_path, tmp_path / "none.json"):
         with pytest.raises(ProfileError, match="calibrate"):
             Profile.load(wrong)
-    with pytest.raises(ProfileError, match="of version 4, not 3"):
-        path.write_text(text.replace('"version": 3', '"version": 4'))
+    with pytest.raises(ProfileError, match="of version 5, not 4"):
+        path.write_text(text.replace('"version": 4', '"version": 5'))
         Profile.load(path)
 
 

@@ -301,16 +301,17 @@ def test_steps_are_held_against_the_costs_of_their_own_context(before: int, afte
     assert policy.cost._base == pytest.approx(costs, rel=0.05)
 
 
-def promised(costs: CostTable, *accepted: float, **of_task: tuple[float, ...]) -> Throughput:
-    """A policy whose calibration saw levels accepted so often."""
+def promised(costs: CostTable, *accepted: float, n_positions: int = 100, **of_task: tuple[float, ...]) -> Throughput:
+    """A policy whose calibration saw levels accepted so often, those of tasks in so many positions."""
     policy, no_trees = Throughput(), TreeSet(trees=((),), edges=(), choice=(0,))
 
-    def fit(accepted: tuple[float, ...]) -> TaskFit:
+    def fit(accepted: tuple[float, ...], n_positions: int = 100) -> TaskFit:
         by_rank = tuple((each, 0.0) for each in accepted)
         acceptance = AcceptanceModel().as_json()
-        return TaskFit(100, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
+        return TaskFit(n_positions, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
 
-    policy.calibrated(Profile(costs, tasks={ALL: fit(accepted), **{task: fit(some) for task, some in of_task.items()}}))
+    tasks = {task: fit(some, n_positions) for task, some in of_task.items()}
+    policy.calibrated(Profile(costs, tasks={ALL: fit(accepted), **tasks}))
     return policy
 
 
@@ -383,6 +384,13 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
     sizes = [simulation.step(policy).shape.n_nodes for _ in range(120)]
     assert (sizes[0] > 1) == begins
     assert sum(size > 1 for size in sizes) >= 90, "where the text at hand is an easy one, a look shows it"
+
+
+@pytest.mark.parametrize(("n_positions", "begins"), [(100, False), (3, True)])
+def test_a_task_that_was_hardly_seen_does_not_speak_against_drafts(n_positions: int, begins: bool) -> None:
+    """What follows a text of three tokens was never accepted, since it was never there."""
+    policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.9] * 8, prose=(0.0,) * 8, n_positions=n_positions)
+    assert (policy.plan(EVIDENCE).max_depth > 0) == begins
 
 
 @pytest.mark.parametrize(("easy", "first"), [(0.9, range(5, 20)), (0.02, range(28, 60))])
