@@ -11,6 +11,9 @@ The best static arm in hindsight is the best of several that noise makes faster 
 the summary has, beside the ratio to it, the interval of that ratio for texts drawn anew, and the ratio to what would have been
 chosen for each text by all the others.
 
+Texts of plain decoding that fall into a loop, which any draft head predicts, are passed over, as `entmtp-local bench` leaves them
+out: the prompts behind take their places while there are some that calibration does not take.
+
 In a policy's name TASK stands for each workload. Calibration takes the last prompts of a workload, this script the first ones.
 
     .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 entmtp:TASK throughput] [--temp 0.8]
@@ -34,8 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from entmtp_local.bench import workloads  # noqa: E402
+from entmtp_local.bench.repetition import find_loop  # noqa: E402
 from entmtp_local.bench.statistics import N_DRAWS, SEED, FloatArray  # noqa: E402
-from entmtp_local.calibration.calibrate import QUICK, calibrate, key_of  # noqa: E402
+from entmtp_local.calibration.calibrate import FULL, QUICK, calibrate, key_of  # noqa: E402
 from entmtp_local.calibration.prompts import calibration_prompts, prompt_tokens  # noqa: E402
 from entmtp_local.chat.model_template import template_of  # noqa: E402
 from entmtp_local.engine import Stats  # noqa: E402
@@ -79,7 +83,7 @@ def main() -> None:
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp}
     report |= {"n": options.n, "prompts": options.prompts, "text": "of plain decoding" if rule.lossless else "each its own"}
-    report |= {"acceptance": rule.name, "lossless": rule.lossless, "workloads": {}}
+    report |= {"acceptance": rule.name, "lossless": rule.lossless, "n_texts": {}, "n_loops": {}, "workloads": {}}
     if not rule.lossless:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
     texts: Texts = {}
@@ -91,7 +95,7 @@ def main() -> None:
         report["verify_ms"] = {size: round(1e3 * seconds, 3) for size, seconds in profile.costs.verify.items()}
         print(f"{options.model.name}: ms of verifying: " + ", ".join(f"{n} {ms:.1f}" for n, ms in report["verify_ms"].items()))
         print("tokens/s, ratio to the first policy, tokens per step, nodes per step, share of steps that draft nothing")
-        for workload, prompts in prompts_of(session, options.model, options.prompts).items():
+        for workload, prompts in prompts_of(session, options.model, -FULL.n_prompts).items():
             if workload not in options.tasks:
                 continue
             # a user's session is about one thing: what is learnt begins anew with each workload
@@ -102,11 +106,22 @@ def main() -> None:
                 session.clear()
                 warm_up(session, sizes_of(policy), drafted_by(policy))
             stats: dict[str, list[Stats]] = {name: [] for name in policies}
+            n_loops = 0
             for i, ids in enumerate(prompts):
+                if i - n_loops == options.prompts:
+                    break
                 sampling = SamplingOptions(temp=options.temp, seed=i)
                 text = plain_text(session, ids, sampling, options.n) if rule.lossless else None
+                if text is not None and find_loop(text):
+                    n_loops += 1
+                    continue
                 for name in turned(list(policies), i):
                     stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule, text=text))
+            n_texts = len(stats[options.policies[0]])
+            if not n_texts:
+                print(f"{workload}: all {n_loops} texts loop")
+                continue
+            report["n_texts"][workload], report["n_loops"][workload] = n_texts, n_loops
             rows = {name: figures(some) for name, some in stats.items()}
             texts[workload] = {name: np.array([(n_tokens([s]), s.seconds["decode"]) for s in stats[name]]) for name in stats}
             for name, row in rows.items():
@@ -118,7 +133,8 @@ def main() -> None:
                 )
             report["workloads"][workload] = rows
     report["texts"] = {task: {name: some.round(6).tolist() for name, some in arms.items()} for task, arms in texts.items()}
-    report["summary"] = summary(report["workloads"], texts)
+    print("texts that loop, passed over: " + ", ".join(f"{n} of {task}" for task, n in report["n_loops"].items()))
+    report["summary"] = summary(report["workloads"], texts) if texts else {}
     for line, value in report["summary"].items():
         print(f"{line}: {value}")
     print(json.dumps(report))
