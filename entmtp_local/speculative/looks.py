@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _EXPLORE = 12  # at least so many steps lie between two looks at drafts
+_FIRST = 16  # and before the first one from rest, which takes longer than a short answer can make up for
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
@@ -27,6 +28,9 @@ class Looks:
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
         self._saved, self._price = 0.0, 0.0  # seconds that may be spent on looks, and what the last one took
         self._going = 0.0  # the same without its first step, which is the dear one
+        self._promised = 0.0  # seconds that its steps were expected to gain
+        self._from_rest = False  # whether nothing was drafted before the first look
+        self._on_credit = False  # whether nothing was saved for the look, nor is its price known
         self._until_plain, self._plain_left, self._until_unwanted = _FIRST_PLAIN, 0, _UNWANTED[0]
 
     def at_drafts(self, at_rest: bool, wanted: bool = True) -> bool:
@@ -36,15 +40,22 @@ class Looks:
             wanted: whether there is more to be looked at than what is drafted anyway.
             at_rest: nothing is drafted otherwise. The first draft then feeds the head all that has been accepted meanwhile, and
                 those that follow are cheap: they are taken in a row, and for as long as that is faster than to draft nothing.
+                But the first look from rest, which nothing was saved for, ends where its drafts promise nothing.
         Returns: what `exploring` is then.
         """
         self._since += 1
+        if at_rest and self._on_credit and self._left > 0 and self._promised < 0 <= self._going:
+            # what that spares is not spent on more looks
+            spared = max(0.0, self._price) * self._left / (_RUN - self._left)
+            self._saved, self._price = self._saved - spared, self._price + spared
+            self.exploring, self._left = False, 0
         if self._left > 0 or (self.exploring and at_rest and self._going <= 0):
             self._left -= 1
             return True
         self.exploring = wanted and self._since >= _EXPLORE and self._saved >= _AHEAD * self._price
         if self.exploring:
-            self._since, self._price, self._going = 0, 0.0, 0.0
+            self._on_credit = self._from_rest and not self._price
+            self._since, self._price, self._going, self._promised = 0, 0.0, 0.0, 0.0
             self._left = _RUN - 1 if at_rest else 0
         return self.exploring
 
@@ -52,6 +63,10 @@ class Looks:
         """End a look at drafts that has gained nothing yet: its next step would be as dear as its first one was."""
         if self._going >= 0:
             self.exploring, self._left = False, 0
+
+    def begin_at_rest(self) -> None:
+        """Nothing is drafted before the first look: it comes later, and ends early where its drafts promise nothing."""
+        self._since, self._from_rest = _EXPLORE - _FIRST, True
 
     def wait(self, seconds: float) -> None:
         """Let the first look at drafts be saved for as later ones are.
@@ -109,12 +124,14 @@ class Looks:
         self._until_unwanted = _UNWANTED[1]
         self._saved += _SPENT * seconds
 
-    def took(self, seconds: float, price: float) -> None:
+    def took(self, seconds: float, price: float, promised: float = 0.0) -> None:
         """Count a step.
 
         Args:
             price: seconds of it that a look at drafts cost; 0 where it was none.
+            promised: seconds that it was expected to gain over plain steps, once its draft was known.
         """
+        self._promised += promised
         self._saved += _SPENT * seconds - price
         self._price += price
         if not self.begins:

@@ -202,6 +202,8 @@ class Throughput:
             least = min(tokens / (seconds + self._draft_seconds(n)) for n, tokens, seconds in promised.values())
             if least < _CLEAR * self.plain_rate:
                 self._levels.pays = False
+            if not self._levels.pays:
+                self._looks.begin_at_rest()
             if not any(n for n, _, _ in promised.values()):
                 # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
                 # of one in ten, two levels or so; a profile that was measured in a bad moment is to be found out nevertheless.
@@ -385,13 +387,16 @@ class Throughput:
             # among drafts a plain step is scheduled as they are; at rest less is to be done
             weight = 1.0 if beside < known else _BESIDE_AMONG_DRAFTS
         self._beside[drafts] += weight * (beside - known) if known else beside
-        price = 0.0
+        price = promised = 0.0
         if step.explores and step.rests:
             # what a look itself shows of trees makes plain steps seem dearer, which is no reason for it to go on
-            price = taken - n_tokens * min(self._plain_seconds, 1 / self.plain_rate)
+            plain = min(self._plain_seconds, 1 / self.plain_rate)
+            price = taken - n_tokens * plain
+            if step.choice is not None:
+                promised = step.choice.expected[0] * plain - step.choice.expected[1]
         elif step.explores:
             price = (n_levels - n_worth) * cost.level_seconds
-        self._looks.took(taken, price)
+        self._looks.took(taken, price, promised)
         # a text's first draft also feeds the head its prompt, and after steps that drafted nothing what was accepted meanwhile
         if n_levels and self._drafted_last and not step.first:
             cost.observe_draft(n_levels, outcome.draft_seconds)

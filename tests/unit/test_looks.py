@@ -5,11 +5,14 @@
 | at rest | looks of a single step, each as dear as a first draft; one that ends although it pays |
 | nothing new | looks at what is drafted anyway, whose steps the guard leaves out |
 | price | looks that take more than their share of the time, the first one where nothing speaks for it included |
+| from rest | a first look at drafts that promise nothing, as long as others; one that is taken in a short answer |
 | another text | a look that lost and goes on where its next step is as dear as the first; one that gains and ends |
 | plain steps | a look at drafts that goes on, uncharged, behind plain steps |
 """
 
 from __future__ import annotations
+
+import pytest
 
 from entmtp_local.speculative.looks import Looks
 
@@ -36,6 +39,45 @@ def test_at_rest_drafts_are_taken_in_a_row_and_for_as_long_as_they_pay() -> None
     looks = Looks()
     begin(looks, False)
     assert not looks.at_drafts(False)
+
+
+def from_rest(promised: float, n: int = 600) -> list[int]:
+    """Steps of looks at drafts that take twice what plain steps do, by what each is expected to gain."""
+    looks, steps = Looks(), []
+    looks.begin_at_rest()
+    for i in range(n):
+        if looks.at_drafts(True):
+            steps.append(i)
+            looks.took(2.0, 1.0, promised)
+        else:
+            looks.took(1.0, 0.0)
+    return steps
+
+
+def test_the_first_look_from_rest_ends_where_its_drafts_promise_nothing() -> None:
+    ends, goes_on = from_rest(-0.5, 4000), from_rest(0.5, 4000)
+    assert goes_on[:4] == [15, 16, 17, 18] and ends[0] == 15
+    # what is spared is not spent on more looks, and those are as long as ever
+    assert ends[1:] == pytest.approx(goes_on[4:], abs=4)
+    assert len(ends[1:]) >= 8 and ends[2] == ends[1] + 1
+
+
+def test_the_first_look_from_rest_goes_on_where_it_gains_more_than_was_promised() -> None:
+    looks = Looks()
+    looks.begin_at_rest()
+    begin(looks, True)
+    looks.took(1.0, 0.5, 0.1)
+    for _ in range(10):
+        assert looks.at_drafts(True)
+        looks.took(1.0, -0.5, -0.2)
+
+
+def test_behind_drafts_a_first_look_at_rest_is_whole() -> None:
+    looks = Looks()
+    begin(looks, True)
+    for _ in range(3):
+        looks.took(1.0, 0.5, -0.5)
+        assert looks.at_drafts(True)
 
 
 def test_what_a_look_gained_long_ago_does_not_keep_it_going() -> None:
