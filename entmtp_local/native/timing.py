@@ -15,6 +15,8 @@ _N_ROUNDS = 6
 _N_FED = 2  # tokens that a draft is usually fed: one was accepted
 _MOST_FED = 9  # of which graphs are built ahead
 _MOST_LEVELS = 16  # that one graph drafts; the engine's llama_entmtp_pass::N_LEVELS_MAX
+_PROMPT = 256  # tokens whose memory the head has touched before its first prompt,
+_SHORT = 0.003  # where a pass takes no longer than so many seconds, beside which that would be felt
 
 
 def pass_seconds(
@@ -107,6 +109,13 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
         n_fed = 0
     with session.steady_draft_vocab():
         if n_fed:
+            begun = perf_counter()
+            _begin(session)
+            if perf_counter() < begun + _SHORT:
+                session.clear()
+                session.prefill([0] * min(_PROMPT, session.n_ctx - shape.n_nodes), lambda: False)
+                _draft_once(session, shape)
+                _begin(session)
             _draft_once(session, shape)
         fed = 0
         for size, tree in chains.items():
