@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from gguf import GGMLQuantizationType
 
 from entmtp_local.native import api as native
 from entmtp_local.native.draft_head import COPIED_AHEAD, copy_type, row_bytes
-from entmtp_local.speculative.draft_vocab import SAME, DraftHead, DraftVocab, PassCost
+from entmtp_local.speculative.draft_vocab import SAME, Beyond, DraftHead, DraftVocab, PassCost
 
 
 class DraftRows:
@@ -30,6 +31,7 @@ class DraftRows:
         self._type: GGMLQuantizationType | None = None  # of the copy
         self._chooser: DraftVocab | None = None
         self._size = 0  # as `cut` was last asked for
+        self._copy_seconds = 0.0  # that it took to copy a row in this type
         self.following: DraftVocab | None = None  # the chooser while it is asked
         self.n = 0  # tokens that drafts choose from at present
         self.refused: str | None = None  # the type that was wanted and cannot be had
@@ -53,7 +55,10 @@ class DraftRows:
         before, size = self._type, self._size
         self._type = wanted = None if kind == SAME else GGMLQuantizationType[kind]
         if size < COPIED_AHEAD:
+            begin = perf_counter()
             self.cut(COPIED_AHEAD)
+            if wanted is not before:
+                self._copy_seconds = (perf_counter() - begin) / COPIED_AHEAD
         self.cut(size)
         if self._type is not wanted:
             self._type = before
@@ -71,9 +76,18 @@ class DraftRows:
         if self._wanted is not None and head.kind != (self.type_name or SAME):
             return  # the type was given, and this is found for another
         if self.read(head.kind) and chooser is not None:
-            chooser.begin(head.size, head.cost)
+            chooser.begin(head.size, head.cost, self._beyond(head.cost))
             if self.following is not None:
                 self.cut(chooser.size)
+
+    def _beyond(self, cost: PassCost) -> Beyond:
+        """Rows that calibration did not read: from memory, as fast as the target's weights are.
+
+        Args:
+            cost: seconds.
+        """
+        own = self.cost
+        return Beyond(COPIED_AHEAD, cost.target * own.row / own.target, 0.0 if self._type is None else self._copy_seconds)
 
     def choose(self, size: int | None) -> int:
         """See Session.set_draft_vocab."""

@@ -25,6 +25,8 @@ _ACCEPTED, _REFUSED = 3.0, 1.0  # drafted tokens of frequent ids that are believ
 _LIKE_BEFORE = 4.0  # drafted tokens that what is known of more frequent ids counts for
 # The engine builds another graph for another size: a change has to be worth it.
 _MIN_GAIN = 0.01
+# And more where its costs were not measured, nor how often its rare tokens are drafted right: promised 4 % have been -10.
+_MIN_GAIN_BEYOND = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,22 @@ class DraftHead:
         return f"{rows} as in the file" if self.kind == SAME else f"{rows}, copied in {self.kind}"
 
 
+@dataclass(slots=True)
+class Beyond:
+    """Rows of the output matrix that no measured draft has read.
+
+    Args:
+        n_rows: those that come before them, which stay in the processor's caches where these may not.
+        row: seconds of one of them in each level.
+        copy: seconds that it takes to make a copy of one, once; 0 where none is made.
+    """
+
+    n_rows: int
+    row: float
+    copy: float
+    n_copied: int = 0  # rows of which there is a copy, beyond those that come before
+
+
 class DraftVocab:
     """Chooses the size that promises most tokens a byte, from the ids of the text so far and the drafts' success.
 
@@ -91,16 +109,18 @@ class DraftVocab:
         self._n_drafted = self._n_verified = 3.0  # levels of a draft, and those of them that are verified, on average
         self.usual = USUAL if USUAL in self.sizes else 0
         self.size = self.usual  # in use; 0 = the whole vocabulary
+        self._beyond: Beyond | None = None
 
-    def begin(self, size: int, cost: PassCost) -> None:
+    def begin(self, size: int, cost: PassCost, beyond: Beyond | None = None) -> None:
         """Begin anew from another size and other costs; what was seen of the text stays.
 
         Args:
             size: 0, or one of `sizes`.
+            beyond: what more rows take than were measured; None where nothing else is known of them.
         """
         self._count_all()
         self.size = self.usual = size if size in self.sizes else 0
-        self.cost = cost
+        self.cost, self._beyond = cost, beyond
 
     def observe(self, tokens: Sequence[int]) -> None:
         """Count tokens of the prompt or of the answer."""
@@ -179,11 +199,24 @@ class DraftVocab:
         self._seen = 0
         chances = self._chances()
         rates = {size: self._rate(size, depth, chance) for size, chance in zip((*self.sizes, 0), chances, strict=True)}
-        best = max(rates, key=rates.__getitem__)
-        if best == self.size or rates[best] < (1 + _MIN_GAIN) * rates[self.size]:
+        best = max(rates, key=lambda size: self._rate_with_copy(size, rates[size]))
+        least = _MIN_GAIN_BEYOND if self._n_beyond(best) > self._n_beyond(self.size) else _MIN_GAIN
+        if best == self.size or self._rate_with_copy(best, rates[best]) < (1 + least) * rates[self.size]:
             return False
         self.size = best
+        if self._beyond is not None:
+            self._beyond.n_copied = max(self._beyond.n_copied, self._n_beyond(best))
         return True
+
+    def _n_beyond(self, size: int) -> int:
+        """Rows of a size that no measured draft has read."""
+        return max(0, (size or self._n_front) - self._beyond.n_rows) if self._beyond is not None else 0
+
+    def _rate_with_copy(self, size: int, rate: float) -> float:
+        """Tokens for each second over the next tokens that count, copying what there is no copy of included."""
+        if self._beyond is None:
+            return rate
+        return _HALF_LIFE / (_HALF_LIFE / rate + self._beyond.copy * max(0, self._n_beyond(size) - self._beyond.n_copied))
 
     def _rate(self, size: int, depth: int, chance: float) -> float:
         """Expected tokens of a step for each byte or second that it takes.
@@ -192,8 +225,11 @@ class DraftVocab:
             chance: that a drafted token is right.
         """
         cost = self.cost
-        n_rows = (size or self._n_front) + self._n_tail
+        n_rows, n_beyond = (size or self._n_front) + self._n_tail, self._n_beyond(size)
+        rows = n_rows * cost.row
+        if self._beyond is not None:
+            rows += n_beyond * max(0.0, self._beyond.row - cost.row)
         # all levels that are drafted are paid for, and those that are verified can bring a token
         n_drafted = min(depth, self._n_drafted)
         n_levels = min(depth, max(1, round(self._n_verified)))
-        return sum(chance**level for level in range(n_levels + 1)) / (cost.target + n_drafted * (cost.level + n_rows * cost.row))
+        return sum(chance**level for level in range(n_levels + 1)) / (cost.target + n_drafted * (cost.level + rows))

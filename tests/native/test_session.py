@@ -130,6 +130,10 @@ def test_drafts_read_what_calibration_chose(monkeypatch: pytest.MonkeyPatch) -> 
         head = DraftHead("Q4_0", 2048, PassCost(0.02, 1e-3, 1e-7), {})
         session.adopt_draft_head(head)
         assert session.draft_head_type == "Q4_0" and 2048 <= session.n_draft_vocab < 4096
+        # rows that calibration did not read take what the target's bytes take, and making copies was timed
+        beyond = session._draft_vocab._beyond
+        assert beyond.row == pytest.approx(0.02 * session.draft_cost.row / session.draft_cost.target)
+        assert 0 < beyond.copy < 1e-4
         session.clear()
         assert run(session, prompt, "chain:3", 60)[0].tokens == expected.tokens
         session.set_draft_vocab(4096)

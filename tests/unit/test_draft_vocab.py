@@ -11,6 +11,7 @@
 | hard tokens | rows paid for whose tokens are never drafted right |
 | together | counts that depend on when they are made up |
 | rate | a choice that is not the best by the stated rule |
+| beyond | rows that were not measured believed to be as cheap; copies that a text never makes good, or pays for twice |
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from entmtp_local.speculative import draft_vocab
-from entmtp_local.speculative.draft_vocab import DraftVocab, PassCost
+from entmtp_local.speculative.draft_vocab import Beyond, DraftVocab, PassCost
 
 N_VOCAB, N_TAIL = 248_320, 320
 # the 27B shape: a quarter of a byte a weight more or less does not matter here
@@ -152,3 +153,50 @@ def test_a_small_vocabulary_is_left_whole(n_vocab: int) -> None:
     vocab = DraftVocab(n_vocab, 8, SMALL)
     assert vocab.sizes == []
     assert after(vocab, list(range(300))) == 0
+
+
+# as calibrated on a processor whose caches hold 32,768 rows
+SECONDS = PassCost(target=27e-3, level=0.4e-3, row=16e-9)
+
+
+def grown(beyond: Beyond | None, share: float, vocab: DraftVocab | None = None) -> int:
+    """The size that a text is drafted from of which so much is between 65,536 and 131,072, and the rest is frequent."""
+    if vocab is None:
+        vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
+        vocab.begin(32_768, SECONDS, beyond)
+    rng = np.random.default_rng(1)
+    rare = rng.random(900) < share
+    return after(vocab, np.where(rare, rng.integers(70_000, 130_000, 900), rng.integers(0, 30_000, 900)).tolist(), 3, 3)
+
+
+def test_rows_that_were_not_measured_cost_what_memory_does() -> None:
+    assert grown(None, 0.12) == 131_072
+    assert grown(Beyond(32_768, 32e-9, 0.0), 0.12) == 32_768
+    assert grown(Beyond(32_768, 32e-9, 0.0), 0.5) == 131_072
+    assert grown(Beyond(32_768, 0.0, 0.0), 0.3) == 131_072, "not less than those that were"
+
+
+def test_a_copy_has_to_be_made_good_once() -> None:
+    assert grown(Beyond(32_768, 16e-9, 0.0), 0.3) == 131_072
+    assert grown(Beyond(32_768, 16e-9, 100e-6), 0.3) == 32_768, "ten seconds"
+    vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
+    vocab.begin(32_768, SECONDS, Beyond(32_768, 16e-9, 100e-6, n_copied=98_304))
+    assert grown(None, 0.3, vocab) == 131_072
+    vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
+    vocab.begin(32_768, SECONDS, beyond := Beyond(32_768, 16e-9, 2e-6))
+    assert grown(None, 0.3, vocab) == 131_072 and beyond.n_copied == 98_304
+
+
+def test_what_was_not_measured_has_to_promise_more() -> None:
+    """Costs and chances of rare tokens are beliefs there."""
+
+    def size(period: int, beyond: Beyond | None) -> int:
+        vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
+        vocab.begin(32_768, SECONDS, beyond)
+        return after(vocab, [100_000 if i % period == 0 else 20_000 for i in range(1, 1800)], 3, 3)
+
+    periods = range(5, 60)
+    known, beyond = ([size(period, some) for period in periods] for some in (None, Beyond(32_768, 16e-9, 0.0)))
+    assert known[0] == beyond[0] == 131_072 and known[-1] == beyond[-1] == 32_768
+    more = sum(a > b for a, b in zip(known, beyond, strict=True))
+    assert more >= 2 and not any(a < b for a, b in zip(known, beyond, strict=True))
