@@ -31,7 +31,8 @@ class DraftRows:
         self._type: GGMLQuantizationType | None = None  # of the copy
         self._chooser: DraftVocab | None = None
         self._size = 0  # as `cut` was last asked for
-        self._copy_seconds = 0.0  # that it took to copy a row in this type
+        self._n_copied = 0  # rows that there is a copy of
+        self._copy_seconds: dict[GGMLQuantizationType, float] = {}  # that it took to copy a row
         self.following: DraftVocab | None = None  # the chooser while it is asked
         self.n = 0  # tokens that drafts choose from at present
         self.refused: str | None = None  # the type that was wanted and cannot be had
@@ -54,19 +55,27 @@ class DraftRows:
         """Draft from a copy of the rows in this type, SAME for the rows themselves; False: it cannot be had, nothing changes."""
         before, size = self._type, self._size
         self._type = wanted = None if kind == SAME else GGMLQuantizationType[kind]
+        if wanted is not before:
+            # else the rows that are asked for next are copied in the type of before, too
+            self._drop()
+        begin = perf_counter()
         if size < COPIED_AHEAD:
-            begin = perf_counter()
             self.cut(COPIED_AHEAD)
-            if wanted is not before:
-                self._copy_seconds = (perf_counter() - begin) / COPIED_AHEAD
         self.cut(size)
         if self._type is not wanted:
             self._type = before
             self.cut(size)
             return False
+        if wanted is not None and wanted is not before and self._n_copied:
+            self._copy_seconds[wanted] = (perf_counter() - begin) / self._n_copied
         if self._chooser is not None:
-            self._chooser.cost = self.cost
+            self._chooser.price(self.cost)
         return True
+
+    def _drop(self) -> None:
+        """Have no copy."""
+        self._api.mtp_set_head_type(self._ctx, -1)
+        self._n_copied = 0
 
     def adopt(self, head: DraftHead) -> None:
         """Draft from the rows that calibration chose; how many, where the text decides that."""
@@ -81,13 +90,14 @@ class DraftRows:
                 self.cut(chooser.size)
 
     def _beyond(self, cost: PassCost) -> Beyond:
-        """Rows that calibration did not read: from memory, as fast as the target's weights are.
+        """Rows that calibration did not read: from memory, as fast as a step reads the target's weights.
 
         Args:
             cost: seconds.
         """
         own = self.cost
-        return Beyond(COPIED_AHEAD, cost.target * own.row / own.target, 0.0 if self._type is None else self._copy_seconds)
+        copy = self._copy_seconds.get(self._type, 0.0) if self._type is not None else 0.0
+        return Beyond(COPIED_AHEAD, cost.target * own.row / own.target, copy, self._n_copied)
 
     def choose(self, size: int | None) -> int:
         """See Session.set_draft_vocab."""
@@ -114,9 +124,12 @@ class DraftRows:
         shrinks = self.following is not None and self.following.sizes
         kind = -1 if self._type is None or (size == 0 and shrinks) else self._type
         if kind < 0:
-            self._api.mtp_set_head_type(self._ctx, kind)
+            self._drop()
         n = int(self._api.mtp_set_vocab(self._ctx, size))
         if kind >= 0 and self._api.mtp_set_head_type(self._ctx, kind) != native.OK:
             self._type = None
         self.n = n if n > 0 else self._n_vocab
+        self._n_copied = 0 if kind < 0 or self._type is None else max(self._n_copied, size or self._n_vocab)
+        if self._chooser is not None:
+            self._chooser.copied(self._n_copied)
         return self.n

@@ -93,6 +93,8 @@ def pass_seconds(
 def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY, limit: float = 1.0) -> None:
     """Have the engine build what verifying so many nodes takes, and drafting, rather than when tokens are waited for.
 
+    Where passes are short it also touches the memory that a prompt takes in the draft head.
+
     Does nothing behind committed tokens, which stay. Behind longer contexts graphs are others, every 256 tokens.
 
     Args:
@@ -111,7 +113,7 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
         if n_fed:
             begun = perf_counter()
             _begin(session)
-            if perf_counter() < begun + _SHORT:
+            if perf_counter() < min(begun + _SHORT, end):
                 session.clear()
                 session.prefill([0] * min(_PROMPT, session.n_ctx - shape.n_nodes), lambda: False)
                 _draft_once(session, shape)

@@ -71,13 +71,14 @@ class Beyond:
     Args:
         n_rows: those that come before them, which stay in the processor's caches where these may not.
         row: seconds of one of them in each level.
-        copy: seconds that it takes to make a copy of one, once; 0 where none is made.
+        copy: seconds that it takes to make a copy of a row; 0 where none is made. A larger copy is made from its first row on.
+        n_copied: rows of which there is a copy.
     """
 
     n_rows: int
     row: float
     copy: float
-    n_copied: int = 0  # rows of which there is a copy, beyond those that come before
+    n_copied: int
 
 
 class DraftVocab:
@@ -199,24 +200,33 @@ class DraftVocab:
         self._seen = 0
         chances = self._chances()
         rates = {size: self._rate(size, depth, chance) for size, chance in zip((*self.sizes, 0), chances, strict=True)}
-        best = max(rates, key=lambda size: self._rate_with_copy(size, rates[size]))
-        least = _MIN_GAIN_BEYOND if self._n_beyond(best) > self._n_beyond(self.size) else _MIN_GAIN
-        if best == self.size or self._rate_with_copy(best, rates[best]) < (1 + least) * rates[self.size]:
+        worth = {size: self._rate_with_copy(size, rate) for size, rate in rates.items()}
+        here, now = self._n_beyond(self.size), rates[self.size]
+        least = {size: _MIN_GAIN_BEYOND if self._n_beyond(size) > here else _MIN_GAIN for size in rates}
+        better = [size for size in rates if size != self.size and worth[size] >= (1 + least[size]) * now]
+        if not better:
             return False
-        self.size = best
-        if self._beyond is not None:
-            self._beyond.n_copied = max(self._beyond.n_copied, self._n_beyond(best))
+        self.size = max(better, key=worth.__getitem__)
         return True
+
+    def price(self, cost: PassCost) -> None:
+        """Go on with other costs; of rows beyond nothing else is known."""
+        self.cost, self._beyond = cost, None
+
+    def copied(self, n_rows: int) -> None:
+        """Take note of how many rows there is a copy of."""
+        if self._beyond is not None:
+            self._beyond.n_copied = n_rows
 
     def _n_beyond(self, size: int) -> int:
         """Rows of a size that no measured draft has read."""
         return max(0, (size or self._n_front) - self._beyond.n_rows) if self._beyond is not None else 0
 
     def _rate_with_copy(self, size: int, rate: float) -> float:
-        """Tokens for each second over the next tokens that count, copying what there is no copy of included."""
-        if self._beyond is None:
+        """Tokens for each second over the next tokens that count, making a copy included; the whole vocabulary is not copied."""
+        if self._beyond is None or size <= self._beyond.n_copied:
             return rate
-        return _HALF_LIFE / (_HALF_LIFE / rate + self._beyond.copy * max(0, self._n_beyond(size) - self._beyond.n_copied))
+        return _HALF_LIFE / (_HALF_LIFE / rate + self._beyond.copy * size)
 
     def _rate(self, size: int, depth: int, chance: float) -> float:
         """Expected tokens of a step for each byte or second that it takes.

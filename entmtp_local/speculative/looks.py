@@ -45,7 +45,7 @@ class Looks:
         """
         self._since += 1
         if at_rest and self._on_credit and self._left > 0 and self._promised < 0 <= self._going:
-            # what that spares is not spent on more looks
+            # what that spares is not spent on more looks, were its steps as dear as the first: sooner ones are no better
             spared = max(0.0, self._price) * self._left / (_RUN - self._left)
             self._saved, self._price = self._saved - spared, self._price + spared
             self.exploring, self._left = False, 0

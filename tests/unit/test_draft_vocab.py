@@ -171,20 +171,38 @@ def grown(beyond: Beyond | None, share: float, vocab: DraftVocab | None = None) 
 
 def test_rows_that_were_not_measured_cost_what_memory_does() -> None:
     assert grown(None, 0.12) == 131_072
-    assert grown(Beyond(32_768, 32e-9, 0.0), 0.12) == 32_768
-    assert grown(Beyond(32_768, 32e-9, 0.0), 0.5) == 131_072
-    assert grown(Beyond(32_768, 0.0, 0.0), 0.3) == 131_072, "not less than those that were"
+    assert grown(Beyond(32_768, 32e-9, 0.0, 32_768), 0.12) == 32_768
+    assert grown(Beyond(32_768, 32e-9, 0.0, 32_768), 0.5) == 131_072
+    assert grown(Beyond(32_768, 0.0, 0.0, 32_768), 0.3) == 131_072, "not less than those that were"
 
 
-def test_a_copy_has_to_be_made_good_once() -> None:
-    assert grown(Beyond(32_768, 16e-9, 0.0), 0.3) == 131_072
-    assert grown(Beyond(32_768, 16e-9, 100e-6), 0.3) == 32_768, "ten seconds"
+def test_a_copy_has_to_be_made_good() -> None:
+    assert grown(Beyond(32_768, 16e-9, 0.0, 32_768), 0.2) == 131_072
+    assert grown(Beyond(32_768, 16e-9, 2e-6, 32_768), 0.2) == 131_072, "a quarter of a second"
+    assert grown(Beyond(32_768, 16e-9, 100e-6, 32_768), 0.2) == 32_768, "thirteen"
+    assert grown(Beyond(32_768, 16e-9, 100e-6, 131_072), 0.2) == 131_072, "it is there"
+    # the whole vocabulary is read as it is, which needs no copy
+    assert grown(Beyond(32_768, 16e-9, 100e-6, 32_768), 0.25) == 0
+
+
+def test_a_copy_that_is_gone_has_to_be_made_again() -> None:
+    sizes = []
+    for n_copied in (131_072, 0):
+        vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
+        vocab.begin(32_768, SECONDS, Beyond(32_768, 16e-9, 100e-6, 32_768))
+        vocab.copied(n_copied)
+        sizes.append(grown(None, 0.2, vocab))
+    assert sizes == [131_072, 0], "the whole vocabulary needs none"
+
+
+def test_of_sizes_that_promise_enough_the_best_is_taken() -> None:
+    """One that was not measured and promises a little more than needed of others does not stand in the way of these."""
     vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
-    vocab.begin(32_768, SECONDS, Beyond(32_768, 16e-9, 100e-6, n_copied=98_304))
-    assert grown(None, 0.3, vocab) == 131_072
-    vocab = DraftVocab(N_VOCAB, N_TAIL, SECONDS)
-    vocab.begin(32_768, SECONDS, beyond := Beyond(32_768, 16e-9, 2e-6))
-    assert grown(None, 0.3, vocab) == 131_072 and beyond.n_copied == 98_304
+    vocab.begin(1024, SECONDS, Beyond(32_768, 16e-9, 0.0, 32_768))
+    rates = {1024: 100.0, 32_768: 103.9, 65_536: 104.0}
+    vocab._rate = lambda size, depth, chance: rates.get(size, 1.0)  # type: ignore[method-assign]
+    vocab.observe([1] * 64)
+    assert vocab.due(3) and vocab.size == 32_768
 
 
 def test_what_was_not_measured_has_to_promise_more() -> None:
@@ -196,7 +214,7 @@ def test_what_was_not_measured_has_to_promise_more() -> None:
         return after(vocab, [100_000 if i % period == 0 else 20_000 for i in range(1, 1800)], 3, 3)
 
     periods = range(5, 60)
-    known, beyond = ([size(period, some) for period in periods] for some in (None, Beyond(32_768, 16e-9, 0.0)))
+    known, beyond = ([size(period, some) for period in periods] for some in (None, Beyond(32_768, 16e-9, 0.0, 32_768)))
     assert known[0] == beyond[0] == 131_072 and known[-1] == beyond[-1] == 32_768
     more = sum(a > b for a, b in zip(known, beyond, strict=True))
     assert more >= 2 and not any(a < b for a, b in zip(known, beyond, strict=True))

@@ -55,7 +55,7 @@ def from_rest(promised: float, n: int = 600) -> list[int]:
 
 
 def test_the_first_look_from_rest_ends_where_its_drafts_promise_nothing() -> None:
-    ends, goes_on = from_rest(-0.5, 4000), from_rest(0.5, 4000)
+    ends, goes_on = from_rest(-1.0, 4000), from_rest(0.5, 4000)
     assert goes_on[:4] == [15, 16, 17, 18] and ends[0] == 15
     # what is spared is not spent on more looks, and those are as long as ever
     assert ends[1:] == pytest.approx(goes_on[4:], abs=4)
