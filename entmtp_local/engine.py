@@ -189,6 +189,7 @@ class Generation:
         self._copies = copies if engine.limits.max_copied > 0 and self.policy.max_nodes > 0 else None
         self._usual = float(self.policy.max_depth)  # tokens of the head's drafts that were accepted lately, a step
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
+        self.end: int | None = None  # that token
         self.finish_reason = "interrupted"  # or "stop", "length", "context"
         self.stats = Stats(n_prompt=len(self._prompt))
         self._turn = -1  # of the engine, when the prompt was in it
@@ -315,6 +316,7 @@ class Generation:
     def _ends(self, tokens: Sequence[int]) -> bool:
         """Whether nothing follows the tokens, and why."""
         if self._engine.is_eog(tokens[-1]):
+            self.end = tokens[-1]
             self.finish_reason = "stop"
         elif len(self.tokens) + len(tokens) >= self._max_tokens:
             self.finish_reason = "length"

@@ -14,6 +14,9 @@ chosen for each text by all the others.
 Texts of plain decoding that fall into a loop, which any draft head predicts, are passed over, as `entmtp-local bench` leaves them
 out: the prompts behind take their places while there are some that calibration does not take.
 
+A text takes longer in one second than in the next. --rounds has every workload decoded several times, in each of which policies
+begin anew; what a text takes is the sum.
+
 In a policy's name TASK stands for each workload. Calibration takes the last prompts of a workload, this script the first ones.
 
     .venv/bin/python scripts/bench_policies.py [MODEL] [--policies off chain:3 entmtp:TASK throughput] [--temp 0.8]
@@ -65,6 +68,7 @@ def main() -> None:
         "--profile", type=Path, metavar="FILE", help="of `entmtp-local calibrate --out FILE`; default: a quick one"
     )
     parser.add_argument("--prompts", type=positive, default=8, help="of each workload")
+    parser.add_argument("--rounds", type=positive, default=1, help="in each of which policies begin anew")
     parser.add_argument("--tasks", nargs="+", choices=workloads.NAMES, default=workloads.NAMES, help="default: all workloads")
     parser.add_argument("--temp", type=float, default=0.8)
     parser.add_argument("--acceptance", choices=ACCEPTANCES, default=STRICT.name)
@@ -82,7 +86,12 @@ def main() -> None:
         max_nodes=max(policy.max_nodes for policy in policies.values()),
     )
     report: dict[str, Any] = {"model": options.model.name, "threads": options.threads, "temp": options.temp}
-    report |= {"n": options.n, "prompts": options.prompts, "text": "of plain decoding" if rule.lossless else "each its own"}
+    report |= {
+        "n": options.n,
+        "prompts": options.prompts,
+        "rounds": options.rounds,
+        "text": "of plain decoding" if rule.lossless else "each its own",
+    }
     report |= {"acceptance": rule.name, "lossless": rule.lossless, "n_texts": {}, "n_loops": {}, "workloads": {}}
     if not rule.lossless:
         print(f"{rule.name} acceptance: the output distribution is changed; not to be compared with strict acceptance")
@@ -102,32 +111,39 @@ def main() -> None:
         for workload, prompts in prompts_of(session, options.model, -FULL.n_prompts).items():
             if workload not in options.tasks:
                 continue
-            # a user's session is about one thing: what is learnt begins anew with each workload
-            policies = {name: parse_policy(name.replace("TASK", workload)).within(session.limits) for name in options.policies}
-            for policy in policies.values():
-                if policy.needs_profile:
-                    policy.calibrated(profile)
-                session.clear()
-                warm_up(session, sizes_of(policy), drafted_by(policy))
-            stats: dict[str, list[Stats]] = {name: [] for name in policies}
+            chosen: list[tuple[list[int], SamplingOptions, list[int] | None]] = []  # prompts, and their texts
             n_loops = 0
             for i, ids in enumerate(prompts):
-                if i - n_loops == options.prompts:
+                if len(chosen) == options.prompts:
                     break
                 sampling = SamplingOptions(temp=options.temp, seed=i)
                 text = plain_text(session, ids, sampling, options.n) if rule.lossless else None
                 if text is not None and find_loop(text):
                     n_loops += 1
-                    continue
-                for name in turned(list(policies), i):
-                    stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule, text=text))
-            n_texts = len(stats[options.policies[0]])
+                else:
+                    chosen.append((ids, sampling, text))
+            n_texts = len(chosen)
             if not n_texts:
                 print(f"{workload}: all {n_loops} texts loop")
                 continue
             report["n_texts"][workload], report["n_loops"][workload] = n_texts, n_loops
+            stats: dict[str, list[Stats]] = {name: [] for name in options.policies}
+            for round_ in range(options.rounds):
+                # a user's session is about one thing: what is learnt begins anew with each workload
+                policies = {name: parse_policy(name.replace("TASK", workload)).within(session.limits) for name in stats}
+                for policy in policies.values():
+                    if policy.needs_profile:
+                        policy.calibrated(profile)
+                    session.clear()
+                    warm_up(session, sizes_of(policy), drafted_by(policy))
+                for i, (ids, sampling, text) in enumerate(chosen):
+                    for name in turned(list(policies), i + round_):
+                        stats[name].append(answer(session, ids, policies[name], sampling, options.n, rule=rule, text=text))
             rows = {name: figures(some) for name, some in stats.items()}
-            texts[workload] = {name: np.array([(n_tokens([s]), s.seconds["decode"]) for s in stats[name]]) for name in stats}
+            texts[workload] = {
+                name: np.array([(n_tokens(same), sum(s.seconds["decode"] for s in same)) for same in by_text(some, n_texts)])
+                for name, some in stats.items()
+            }
             for name, row in rows.items():
                 row["ratio"] = row["tokens_per_second"] / rows[options.policies[0]]["tokens_per_second"]
                 print(
@@ -155,6 +171,11 @@ def profile_of(session: Session, settings: SessionOptions, path: Path | None, te
         for task, some in calibration_prompts(workloads.NAMES, QUICK.n_prompts).items()
     }
     return calibrate(session, key, prompts, SamplingOptions(temp=temp), QUICK, lambda *_: None, lambda: False)[0]
+
+
+def by_text(stats: Sequence[Stats], n_texts: int) -> list[Sequence[Stats]]:
+    """Answers of several rounds, those of one text together."""
+    return [stats[i::n_texts] for i in range(n_texts)]
 
 
 def figures(stats: list[Stats]) -> dict[str, float]:

@@ -53,6 +53,7 @@ class ReplayEngine:
     def __init__(self, log: WideLog, costs: CostTable, *, trees: bool = True) -> None:
         self._places = {path: i for i, path in enumerate(paths_of(log.shape))}
         self._costs = costs
+        self._ends = {int(text.tokens[-1]) for text in log.texts if text.ended}
         self._indices: dict[int, tuple[TreeShape, list[int], float]] = {}  # the shape is kept so that its id stays its own
         reason = "the log has chains only" if log.shape.is_chain else "chains were asked for"
         trees = trees and not log.shape.is_chain
@@ -105,13 +106,14 @@ class ReplayEngine:
 
     def _drafted_levels(self, shape: TreeShape, least: float) -> int:
         """Levels of the shape that are drafted where others are stopped before."""
-        logp = self._text.logp[self._at]
+        logp, drafts = self._text.logp[self._at], self._text.drafts[self._at]
         paths = [0.0]
         places = [self._places.get(path, _UNKNOWN) for path in paths_of(shape)]
         best: dict[int, float] = {}
         for node in range(1, shape.n_nodes):
             place = places[node]
-            paths.append(paths[shape.parents[node]] + (float(logp[place]) if place >= 0 else -30.0))
+            own = -30.0 if place < 0 else -inf if int(drafts[place]) in self._ends else float(logp[place])
+            paths.append(paths[shape.parents[node]] + own)
             if shape.children[node]:
                 depth = int(shape.depths[node])
                 best[depth] = max(best.get(depth, -inf), paths[node])
@@ -133,8 +135,7 @@ class ReplayEngine:
         return float(self._text.entropies[0 if row < 0 else self._at + self._depths[row] + 1])
 
     def is_eog(self, token: int) -> bool:
-        # a token that ends a text stands at its end only
-        return self._text.ended and token == self._tokens[-1]
+        return token in self._ends
 
 
 @dataclass(frozen=True, slots=True)

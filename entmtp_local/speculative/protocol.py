@@ -105,7 +105,8 @@ class SpeculativeEngine(Protocol):
 
         Args:
             least: a level that is continued from no node whose path has at least this log-probability by the head is not drafted,
-                nor what is below it: the drafted tree has the first levels of the shape.
+                nor what is below it: the drafted tree has the first levels of the shape. Tokens that end the text are not
+                continued; -inf drafts all levels, even so.
         """
         ...
 
@@ -191,7 +192,7 @@ class Policy(Protocol):
     def least(self) -> float:
         """How likely, by the head, the best path to a level of the planned tree has to be, so that the level is drafted.
 
-        A log-probability; -inf drafts all of it.
+        A log-probability; -inf drafts all of it, even what is below a token that ends the text.
         """
         ...
 

@@ -17,6 +17,7 @@ from native.conftest import SEQ, Bench, ints, other_back_end
 from entmtp_local.native import api as native
 from entmtp_local.native import library
 from entmtp_local.speculative.tree import TreeShape
+from scripts.make_tiny_models import STOP, STOP_LEAD, make_tokenizer
 
 Open = Callable[..., Bench]
 Row = npt.NDArray[np.float32]
@@ -194,6 +195,38 @@ def test_levels_below_unlikely_paths_are_not_drafted(drafter: Callable[..., Draf
         assert np.isnan([e for e, node in zip(draft.entropy, range(n), strict=False) if shape.depths[node] == n_levels]).all()
     assert drafted(1.0).n_levels == 1, "the first level is always drafted"
     assert drafted(-math.inf).tokens == whole.tokens, "a draft that ended early leaves something behind"
+
+
+@pytest.mark.parametrize("kind", [*SINGLE, "step35"])
+def test_nothing_is_drafted_below_a_token_that_ends_the_text(drafter: Callable[..., DraftBench], kind: str) -> None:
+    lead, stop, end = (make_tokenizer().id(token) for token in (STOP_LEAD, STOP, "<|im_end|>"))
+    d = drafter(kind)
+    before = d.n_past()
+
+    def drafted(parents: Sequence[int], ranks: Sequence[int], least: float) -> Draft:
+        assert d.api.truncate(d.mtp, SEQ, before)
+        assert d.push([lead], [-1]) == 0
+        draft = d.draft(parents, ranks, least)
+        assert draft.code == 0
+        return draft
+
+    whole = drafted(*CHAIN, -math.inf)
+    assert whole.tokens[:3] == [lead, stop, end]
+    assert whole.n_levels == 3, "all levels were asked for"
+    assert drafted(*CHAIN, -1e9).tokens == [lead, stop, end, -1]
+    if kind in SINGLE:
+        # beside the end another path goes on
+        draft = drafted([-1, 0, 1, 1, 2, 3], [0, 0, 0, 1, 0, 0], -1e9)
+        assert draft.tokens[:3] == [lead, stop, end]
+        assert draft.n_levels == 3
+    if kind in FUSED:
+        for wanted in (native.OK, native.UNSUPPORTED):
+            # the end stands at the end of the vocabulary, and elsewhere among those that are left
+            assert d.set_vocab(128) > 128 > max(lead, stop)
+            assert d.api.mtp_set_embd(d.mtp, int(wanted == native.OK)) == wanted
+            draft = drafted(*CHAIN, -1e9)
+            assert draft.tokens == [lead, stop, end, -1]
+            assert draft.n_levels == 2
 
 
 @pytest.mark.parametrize("kind", SINGLE)

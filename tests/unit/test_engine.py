@@ -168,7 +168,7 @@ def test_every_policy_emits_the_targets_tokens(policy: str, seed: int) -> None:
     generation, steps = run(engine, policy, 200)
     assert generation.tokens == plain(engine, 200)
     assert [t for step in steps for t in step.tokens] == generation.tokens
-    assert generation.finish_reason == "length"
+    assert generation.finish_reason == "length" and generation.end is None
     assert engine.committed == [*PROMPT, *generation.tokens[:-1]], "all but the pending token is committed"
     stats = generation.stats
     assert (stats.n_prompt, stats.n_prefilled, stats.n_generated, stats.n_steps) == (3, 3, 200, len(steps) - 1)
@@ -185,7 +185,7 @@ def test_every_policy_emits_the_targets_tokens(policy: str, seed: int) -> None:
 def test_an_end_token_ends_the_answer_and_is_not_part_of_it(policy: str, at: int) -> None:
     engine = RandomEngine(2, eog_at=at)
     generation, steps = run(engine, policy, 100)
-    assert generation.finish_reason == "stop"
+    assert generation.finish_reason == "stop" and generation.end == EOG
     assert generation.tokens == plain(RandomEngine(2), at - 3)
     assert all(EOG not in step.tokens for step in steps)
     assert EOG not in engine.committed

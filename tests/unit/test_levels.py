@@ -10,7 +10,7 @@
 | beginning, giving up | drafts that are not begun where they pay, or go on where they do not |
 | a hard text | a few looks that undo what calibration saw of many texts |
 | first levels | nodes numbered otherwise than in the whole tree |
-| replay | a replay that stops elsewhere than the engine does |
+| replay, the end of a text | a replay that stops elsewhere than the engine does |
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def test_dearer_levels_ask_for_likelier_paths() -> None:
 
 def test_free_levels_are_all_drafted_and_hopeless_ones_never() -> None:
     levels = Levels()
-    assert levels.least(False) == -inf, "nothing is known yet"
+    assert -inf < levels.least(False) < -1e6, "nothing is known yet, but that nothing follows the end of a text"
     settle(levels, CostModel(CostTable(dict.fromkeys(SIZES, 1.0), level={1: 1e-9})), 0.9)
-    assert levels.least(False) == -inf
+    assert -inf < levels.least(False) < -1e6
     settle(levels, costs(2.0), 0.9)
     assert levels.least(False) > log(0.99)
 
@@ -173,3 +173,17 @@ def test_a_replay_stops_where_the_engine_does(seed: int) -> None:
         before = engine.seconds
         assert engine.draft(shape, least).shape.max_depth == depth
         assert engine.seconds - before == pytest.approx(0.5 + depth), "what is not drafted is not paid for"
+
+
+def test_a_replay_drafts_nothing_below_the_end_of_a_text() -> None:
+    end, shape = 7, TreeShape.from_parents([-1, 0, 1, 1, 2, 3])
+    drafts = np.array([[1, 2, end, 3, 4, 5], [2, 3, end, end, 4, 5]], np.int32)
+    zeros = np.zeros((2, 6), np.float32)
+    text = LoggedText("", 1, np.array([1, 2, end], np.int32), True, np.zeros(3, np.float32), drafts, zeros, zeros)
+    engine = ReplayEngine(WideLog(shape, {}, [text]), CostTable({1: 1.0}, draft_fixed=0.5, level={1: 1.0, 2: 1.0}))
+    engine.begin(text)
+    assert engine.draft(shape, -1e9).shape.max_depth == 3, "another path goes on"
+    engine.commit(engine.draft(shape), (0,))
+    assert engine.draft(shape, -1e9).shape.max_depth == 2
+    assert engine.draft(shape).shape.max_depth == 3, "all levels were asked for"
+    assert [engine.is_eog(token) for token in (1, end)] == [False, True]
