@@ -26,7 +26,7 @@ from entmtp_local.errors import UsageError
 from entmtp_local.native.cores import physical_cores
 from entmtp_local.native.session import Session, SessionOptions
 from entmtp_local.native.timing import pass_seconds
-from entmtp_local.speculative.cost import SIZES, CostTable
+from entmtp_local.speculative.cost import SIZES, CostTable, mean_of
 from entmtp_local.speculative.draft_vocab import DRAFT_HEAD_TYPES, SAME
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import Key, Profile, parse_measured
@@ -54,6 +54,8 @@ class Effort:
         n_tokens: of each text, at most.
         n_nodes: of the tree that is logged.
         cost_seconds: that measuring verifications may take, roughly, and drafts, and what a step takes beside them.
+        timing_seconds: that verifications are measured for at least. Quick calibration does so once; otherwise it is done again
+            behind the texts: a machine is faster or slower for seconds, and by not the same for all sizes.
         log_seconds: that logging may take; texts get shorter where it would take more.
         n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
         head_seconds: that comparing rows to draft from may take for each of their types; 0 does not compare.
@@ -66,6 +68,7 @@ class Effort:
     n_tokens: int
     n_nodes: int
     cost_seconds: float
+    timing_seconds: float
     log_seconds: float
     n_long: int
     head_seconds: float
@@ -73,9 +76,31 @@ class Effort:
     check_seconds: float
 
 
-QUICK = Effort(True, 2, 64, 48, cost_seconds=4.0, log_seconds=8.0, n_long=0, head_seconds=0.0, n_checked=0, check_seconds=0.0)
+QUICK = Effort(
+    True,
+    n_prompts=2,
+    n_tokens=64,
+    n_nodes=48,
+    cost_seconds=4.0,
+    timing_seconds=2.0,
+    log_seconds=8.0,
+    n_long=0,
+    head_seconds=0.0,
+    n_checked=0,
+    check_seconds=0.0,
+)
 FULL = Effort(
-    False, 12, 192, 96, cost_seconds=20.0, log_seconds=math.inf, n_long=1024, head_seconds=20.0, n_checked=3, check_seconds=30.0
+    False,
+    n_prompts=12,
+    n_tokens=192,
+    n_nodes=96,
+    cost_seconds=20.0,
+    timing_seconds=12.0,
+    log_seconds=math.inf,
+    n_long=1024,
+    head_seconds=20.0,
+    n_checked=3,
+    check_seconds=30.0,
 )
 
 
@@ -156,9 +181,14 @@ def calibrate(
             )
     say(0.0, "costs of passes")
     sizes = SIZES if effort.quick else (*SIZES, *LARGE_SIZES)
-    costs = measure_costs(session, sizes, effort.cost_seconds, effort.n_long, stop)
+    costs = measure_costs(session, sizes, effort.cost_seconds, effort.n_long, stop, effort.timing_seconds)
     _check(stop)
     log = _record(session, key, prompts, sampling, effort, costs, say, stop, partial)
+    if not effort.quick:
+        say(0.9, "costs of passes once more")
+        again = measure_costs(session, sizes, effort.cost_seconds, effort.n_long, stop, effort.timing_seconds)
+        _check(stop)
+        costs = mean_of(costs, again)
     say(0.9 if effort.n_checked else 0.95, "fitting")
     costs = _with_step(session, costs, prompts, sampling, effort.cost_seconds, stop)
     _check(stop)

@@ -20,7 +20,9 @@ _WIDE = 3
 _LONG_ENOUGH = 2.0  # seconds of measuring
 
 
-def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
+def measure_costs(
+    session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool], at_least: float = _LONG_ENOUGH
+) -> CostTable:
     """Measure a table. The session is empty afterwards.
 
     Args:
@@ -28,14 +30,17 @@ def measure_costs(session: Session, sizes: Sequence[int], limit: float, n_long: 
         limit: seconds that verifications may take, and drafts, roughly; where passes are slow, fewer sizes are measured.
         n_long: tokens of a long context, to see what they add to a pass; 0 does not look.
         stop: polled between passes; what is measured then is of no use.
+        at_least: seconds that are measured for, where that is less than the limit.
     """
     with session.steady_draft_vocab():
-        return _measure(session, sizes, limit, n_long, stop)
+        return _measure(session, sizes, limit, n_long, stop, at_least)
 
 
-def _measure(session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool]) -> CostTable:
+def _measure(
+    session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool], at_least: float
+) -> CostTable:
     shapes = _shapes(session)
-    found, drafts = pass_seconds(session, sizes, list(shapes.values()), limit, at_least=_LONG_ENOUGH, stop=stop)
+    found, drafts = pass_seconds(session, sizes, list(shapes.values()), limit, at_least=at_least, stop=stop)
     verify = without_interruptions(found)
     if 1 not in verify:
         return CostTable({1: 1.0})  # stopped at once

@@ -96,6 +96,22 @@ class CostTable:
         return table
 
 
+def mean_of(one: CostTable, other: CostTable) -> CostTable:
+    """Of two measurements of one device, the mean; sizes that only one has are left out."""
+
+    def means(some: Mapping[int, float], others: Mapping[int, float]) -> dict[int, float]:
+        return {size: (seconds + others[size]) / 2 for size, seconds in some.items() if size in others}
+
+    return CostTable(
+        means(one.verify, other.verify),
+        per_token=(one.per_token + other.per_token) / 2,
+        draft_fixed=(one.draft_fixed + other.draft_fixed) / 2,
+        level=means(one.level, other.level) if one.level and other.level else None,
+        step=(one.step + other.step) / 2,
+        source=one.source,
+    )
+
+
 def is_disturbed(table: CostTable) -> bool:
     """Whether something else must have run while a table was measured: a level of drafts is a layer or two of the model."""
     return table.level is not None and table.level[1] > _MOST_LEVELS * table.verify[1]

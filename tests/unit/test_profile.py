@@ -23,7 +23,7 @@ import pytest
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.errors import ProfileError, UsageError
 from entmtp_local.speculative.acceptance import AcceptanceModel
-from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.cost import CostTable, mean_of
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import MAX_DEPTH, SETS, Key, NodePath, Profile, TaskFit, TreeSet, paths_of, shape_of
@@ -386,3 +386,13 @@ def test_costs_between_and_beyond_measured_sizes() -> None:
     assert table.draft_seconds(shape_of([(), (0,), (1,), (0, 0)])) == pytest.approx(0.5 + 0.1 + 0.1)
     assert table.draft_seconds(shape_of([(), (0,), (1,), (2,), (0, 0), (1, 0), (2, 0)])) == pytest.approx(0.5 + 0.1 + 0.3)
     assert CostTable({1: 1.0}).draft_seconds(shape_of([(), (0,)])) == 0.0
+
+
+def test_the_mean_of_two_measurements() -> None:
+    one = CostTable({1: 1.0, 2: 2.0, 3: 3.0}, per_token=0.1, draft_fixed=0.5, level={1: 0.1, 3: 0.3}, step=0.2)
+    other = CostTable({1: 2.0, 3: 5.0, 4: 6.0}, per_token=0.3, draft_fixed=1.5, level={1: 0.3}, step=0.4)
+    mean = mean_of(one, other)
+    assert mean == mean_of(other, one)
+    assert mean.verify == {1: 1.5, 3: 4.0} and mean.level == {1: 0.2}, "of sizes that both have"
+    assert (mean.per_token, mean.draft_fixed, mean.step) == pytest.approx((0.2, 1.0, 0.3))
+    assert mean_of(one, CostTable({1: 1.0})).level is None, "where nothing was drafted"
