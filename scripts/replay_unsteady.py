@@ -168,7 +168,7 @@ def main() -> None:
 def some_of(log: WideLog, n: int, seed: int) -> WideLog:
     texts = list(log.texts)
     random.Random(seed).shuffle(texts)
-    return WideLog(log.shape, log.about, texts[:n])
+    return WideLog(log.shape, log.about, texts[:n], log.ends)
 
 
 def speed(log: WideLog, policy: str, profile: Profile, machine: Machine, seed: int) -> float:

@@ -17,11 +17,10 @@ from entmtp_local.speculative.tree import TreeShape
 
 # Two chains, and a tree of which every level continues three nodes: what a level and what a wide one take.
 _WIDE = 3
-_LONG_ENOUGH = 2.0  # seconds of measuring
 
 
 def measure_costs(
-    session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool], at_least: float = _LONG_ENOUGH
+    session: Session, sizes: Sequence[int], limit: float, n_long: int, stop: Callable[[], bool], at_least: float
 ) -> CostTable:
     """Measure a table. The session is empty afterwards.
 
@@ -52,7 +51,7 @@ def _measure(
         n_past = session.n_past
         if n_past > 0:
             # other passes in between, as above
-            found, _ = pass_seconds(session, (1, 4), limit=limit, at_least=_LONG_ENOUGH, keep=True, stop=stop)
+            found, _ = pass_seconds(session, (1, 4), limit=limit, at_least=at_least, keep=True, stop=stop)
             taken = found.get(1, verify[1])
             # recurrent layers that store a state per token give up all of them with a pass that is not committed
             per_token = max(0.0, (taken - verify[1]) / n_past) if session.n_past == n_past else 0.0
@@ -60,11 +59,11 @@ def _measure(
     return _drafted(CostTable(verify, per_token), shapes, drafts)
 
 
-def with_drafts(costs: CostTable, session: Session, stop: Callable[[], bool]) -> CostTable:
-    """The table with what drafts take now. The session is empty afterwards."""
+def with_drafts(costs: CostTable, session: Session, limit: float, stop: Callable[[], bool], at_least: float) -> CostTable:
+    """The table with what drafts take now; arguments are those of `measure_costs`. The session is empty afterwards."""
     shapes = _shapes(session)
     with session.steady_draft_vocab():
-        drafts = pass_seconds(session, (), list(shapes.values()), at_least=_LONG_ENOUGH, stop=stop)[1]
+        drafts = pass_seconds(session, (), list(shapes.values()), limit, at_least=at_least, stop=stop)[1]
     return _drafted(costs, shapes, drafts)
 
 

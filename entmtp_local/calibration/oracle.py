@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations_with_replacement
-from math import inf
 
 from entmtp_local.calibration.fit import Positions, fit_acceptance, grow_hydra, grow_medusa, speed
 from entmtp_local.calibration.fit import accepted_by_rank as by_rank
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.speculative.cost import CostTable
+from entmtp_local.speculative.levels import ANY_PATH
 from entmtp_local.speculative.profile import NodePath, Profile, shape_of
 from entmtp_local.speculative.protocol import Evidence, Outcome
 from entmtp_local.speculative.static import OFF, StaticPolicy
@@ -57,7 +57,7 @@ def same_information(log: WideLog, costs: CostTable) -> float:
     best = 0.0
     depth = min(DEPTH, log.shape.max_depth)
     # all levels down to some depth, or as far as paths are likely enough
-    for levels, least in [(levels, -inf) for levels in range(1, depth + 1)] + [(depth, least) for least in _LEAST]:
+    for levels, least in [(levels, ANY_PATH) for levels in range(1, depth + 1)] + [(depth, least) for least in _LEAST]:
         rate = 1.0 / costs.verify_seconds(1)
         for _ in range(_ROUNDS):
             found = replay(log, _Informed(log, weights, rate, levels, least), profile).tokens_per_second

@@ -53,7 +53,7 @@ class ReplayEngine:
     def __init__(self, log: WideLog, costs: CostTable, *, trees: bool = True) -> None:
         self._places = {path: i for i, path in enumerate(paths_of(log.shape))}
         self._costs = costs
-        self._ends = {int(text.tokens[-1]) for text in log.texts if text.ended}
+        self._ends = log.ends
         self._indices: dict[int, tuple[TreeShape, list[int], float]] = {}  # the shape is kept so that its id stays its own
         reason = "the log has chains only" if log.shape.is_chain else "chains were asked for"
         trees = trees and not log.shape.is_chain
@@ -99,10 +99,11 @@ class ReplayEngine:
         self.seconds += seconds
         self.n_uncovered += indices.count(_UNKNOWN)
         covered = np.array(indices) >= 0
-        tokens = np.where(covered, self._text.drafts[self._at, indices], _UNKNOWN)
+        tokens = tuple(np.where(covered, self._text.drafts[self._at, indices], _UNKNOWN).tolist())
         logp = np.where(covered, self._text.logp[self._at, indices], np.float32(-30))
         entropy = np.where(covered, self._text.head_entropies[self._at, indices], np.float32(np.nan))
-        return DraftTree(shape, tuple(tokens.tolist()), logp, entropy=entropy)
+        ends = tuple(i for i, token in enumerate(tokens) if token in self._ends)
+        return DraftTree(shape, tokens, logp, entropy=entropy, ends=ends)
 
     def _drafted_levels(self, shape: TreeShape, least: float) -> int:
         """Levels of the shape that are drafted where others are stopped before."""

@@ -71,18 +71,25 @@ class WideLog:
     Args:
         shape: of the trees.
         about: what the texts were made with, JSON: at least "model" and "temp".
+        known_ends: tokens that end texts of the model, beside those of these texts.
     """
 
     shape: TreeShape
     about: dict[str, Any]
     texts: list[LoggedText] = field(default_factory=list)
+    known_ends: frozenset[int] = frozenset()
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text, as far as these texts tell."""
+        return self.known_ends.union(int(text.tokens[-1]) for text in self.texts if text.ended)
 
     @property
     def n_positions(self) -> int:
         return sum(len(text.drafts) for text in self.texts)
 
     def of_task(self, task: str) -> WideLog:
-        return WideLog(self.shape, self.about, [text for text in self.texts if text.task == task])
+        return WideLog(self.shape, self.about, [text for text in self.texts if text.task == task], self.ends)
 
     @property
     def tasks(self) -> list[str]:

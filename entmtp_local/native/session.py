@@ -60,6 +60,7 @@ class Session:
         self._has_row = True  # the hidden row of the last token is kept; a state that was loaded has none
         self._checkpoints: Checkpoints | None = None  # None where any number of tokens can be forgotten
         self._eog: dict[int, bool] = {}
+        self._no_ends: set[int] = set()  # tokens that are known to end no text
         self._shape: TreeShape | None = None
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_levels = ctypes.c_int32()  # drafted in this step
@@ -467,8 +468,14 @@ class Session:
             self._check(code, "a draft")
         drafted = shape.upto(self._n_levels.value)
         n = drafted.n_nodes
-        self._drafted = tuple(self._node_tokens[:n])
-        return DraftTree(drafted, self._drafted, self._logp[:n].copy(), entropy=self._entropy[:n].copy())
+        tokens = self._drafted = tuple(self._node_tokens[:n])
+        ends = () if self._no_ends.issuperset(tokens) else self._ends_among(tokens)
+        return DraftTree(drafted, tokens, self._logp[:n].copy(), entropy=self._entropy[:n].copy(), ends=ends)
+
+    def _ends_among(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Which of these tokens end a text."""
+        self._no_ends.update(token for token in tokens if not self.is_eog(token))
+        return tuple(i for i, token in enumerate(tokens) if token not in self._no_ends)
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""

@@ -13,6 +13,7 @@ from math import exp, inf
 
 from entmtp_local.speculative.cost import CostModel
 
+ANY_PATH = -1e9  # its log-probability: all levels are drafted, down to a token that ends the text
 # Share of a step's tokens by which drafts are better than none where they are begun, and given up: what plain steps of a small
 # model take is not known better (docs/LOG.md, 2026-12-01).
 _BEGIN, _END = 0.05, 0.02
@@ -26,7 +27,6 @@ _INTERRUPTED = 2.0  # times the seconds that were expected: more is something el
 _WIDTH, _N_RANGES, _PRIOR = 1 / 3, 15, 4.0
 _EDGES = [-_WIDTH * i for i in range(_N_RANGES, 0, -1)]  # lower edges of all but the first, ascending
 _NEXT = 0.7  # chance of the best token of a level, where the one before it is accepted
-_ANY = -1e9  # of a path: all levels are drafted, down to a token that ends the text
 _AT_REST = _N_RANGES - 7  # the last range below which levels are looked at where nothing is drafted: paths of one in ten
 
 
@@ -53,7 +53,7 @@ class Levels:
         if explores:
             # at rest nothing else tells of deeper levels
             lowest = lowest - 1 if self.pays else min(lowest - 1, _AT_REST)
-        return _ANY if lowest <= 0 else inf if lowest > _N_RANGES else _EDGES[lowest - 1]
+        return ANY_PATH if lowest <= 0 else inf if lowest > _N_RANGES else _EDGES[lowest - 1]
 
     def expect(self, n_tokens: float, seconds: float, n_levels: int) -> None:
         """Begin with what drafts of so many levels bring and take beyond a plain step, as if it had been seen some times.

@@ -105,8 +105,8 @@ class SpeculativeEngine(Protocol):
 
         Args:
             least: a level that is continued from no node whose path has at least this log-probability by the head is not drafted,
-                nor what is below it: the drafted tree has the first levels of the shape. Tokens that end the text are not
-                continued; -inf drafts all levels, even so.
+                nor what is below it: the drafted tree has the first levels of the shape. No path to a token that ends the text is
+                likely; -inf drafts all levels, even so.
         """
         ...
 

@@ -290,6 +290,8 @@ class Throughput:
         if cost is None or tree.logp is None:
             return tree
         values = self.acceptance.values(tree, self._context)
+        if tree.ends:
+            _end(values, tree)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
         expected = list(accumulate(values[node] for node in order))
@@ -423,3 +425,12 @@ class Throughput:
             accepted += [float(child in path) for child in judged]
         if rows:
             self.acceptance.observe(np.array(rows), np.array(accepted), len(steps))
+
+
+def _end(values: list[float], tree: DraftTree) -> None:
+    """Let nodes that end the text, and those below, be worth nothing: an end comes with its parent's row, verified or not."""
+    ended, parents = set(tree.ends), tree.shape.parent_of
+    for node in range(1, len(values)):
+        if node in ended or parents[node] in ended:
+            ended.add(node)
+            values[node] = 0.0

@@ -98,8 +98,8 @@ def plain_text(session: Session, ids: Sequence[int], sampling: SamplingOptions, 
 
 
 def n_tokens(stats: Sequence[Stats]) -> int:
-    """Tokens after the first one of each answer, as llama.cpp counts."""
-    return sum(max(0, s.n_generated - 1) for s in stats)
+    """Tokens after the first one of each answer; one that ends it counts, since it takes a step as any other does."""
+    return sum(max(0, s.n_generated + s.n_ends - 1) for s in stats)
 
 
 def speed(stats: Sequence[Stats]) -> float:

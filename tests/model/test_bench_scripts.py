@@ -42,7 +42,12 @@ def test_arms_on_every_workload(shipped: Path) -> None:
     few = ("--prompts", "1", "-n", "12", "--threads", "1")
     vocab = report("bench_draft_vocab.py", shipped, "--sizes", "1024", *few)["workloads"]
     assert set(vocab) == names and all(set(rows) == {"full", "1024", "auto"} for rows in vocab.values())
-    policies = report("bench_policies.py", shipped, "--policies", "off", "chain:2", "throughput", *few)["workloads"]
+    found = report("bench_policies.py", shipped, "--policies", "off", "chain:2", "throughput", "--rounds", "2", *few)
+    policies = found["workloads"]
+    assert all(rows["off"]["tokens_per_step"] == 1.0 for rows in policies.values())
+    for arms in found["texts"].values():
+        (((once, _),), *others) = arms.values()
+        assert all([n for n, _ in texts] == [once] for texts in others) and once % 2 == 0, "of two rounds"
     assert all(rows["off"]["ratio"] == 1.0 and rows["off"]["plain_share"] == 1.0 for rows in policies.values())
     assert all(rows["chain:2"]["nodes_per_step"] > 1 for rows in policies.values())
     copying = report("bench_copying.py", shipped, "--prompts", "1", "-n", "80", "--threads", "1")["workloads"]

@@ -29,7 +29,7 @@ from unit.test_cli import assert_one_line_error
 from entmtp_local.bench.repetition import find_loop
 from entmtp_local.calibration import calibrate as calibration
 from entmtp_local.calibration import head as head_choice
-from entmtp_local.calibration.calibrate import Interrupted, calibrate, key_of
+from entmtp_local.calibration.calibrate import Effort, Interrupted, calibrate, key_of
 from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.record import record, wide_shape
 from entmtp_local.calibration.wide_log import WideLog
@@ -67,7 +67,7 @@ def session(shipped: Path) -> Iterator[tuple[Session, Key]]:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_use, "QUICK", BRIEF)
     monkeypatch.setattr("entmtp_local.cli.calibrate.QUICK", BRIEF)
-    monkeypatch.setattr("entmtp_local.cli.calibrate.FULL", replace(calibration.FULL, check_seconds=0.0))
+    monkeypatch.setattr("entmtp_local.cli.calibrate.FULL", replace(calibration.FULL, check_seconds=0.0, timing_seconds=0.1))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,11 @@ def test_what_drafts_are_read_from_is_compared(
 
 
 def run(
-    opened: tuple[Session, Key], partial: Path | None, stop: Callable[[], bool] = lambda: False, said: list[str] | None = None
+    opened: tuple[Session, Key],
+    partial: Path | None,
+    stop: Callable[[], bool] = lambda: False,
+    said: list[str] | None = None,
+    effort: Effort = BRIEF,
 ) -> tuple[Profile, WideLog]:
     session, key = opened
     prompts = {
@@ -244,7 +248,7 @@ def run(
         if said is not None:
             said.append(what)
 
-    return calibrate(session, key, prompts, SamplingOptions(temp=0.8), BRIEF, say, stop, partial)
+    return calibrate(session, key, prompts, SamplingOptions(temp=0.8), effort, say, stop, partial)
 
 
 def test_an_interrupted_calibration_goes_on_where_it_was(
@@ -329,6 +333,24 @@ def test_an_interruption_after_the_texts_loses_none(
     monkeypatch.setattr(calibration, "fit_tasks", interrupted)
     with pytest.raises(Interrupted):
         run(session, partial)
+    assert len(WideLog.load(partial).texts) == 4
+
+
+def test_thorough_costs_are_those_of_before_and_behind_the_texts(
+    session: tuple[Session, Key], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, partial = [CostTable({1: 1.0, 2: 3.0, 3: 4.0}), CostTable({1: 2.0, 2: 4.0})], tmp_path / "m.partial.npz"
+    left = list(tables)
+    monkeypatch.setattr(calibration, "measure_costs", lambda *_: left.pop(0))
+    thorough = replace(BRIEF, quick=False)
+    profile, _ = run(session, None, effort=thorough)
+    assert profile.costs.verify == {1: 1.5, 2: 3.5} and not left
+    left = tables[:1]
+    assert run(session, None)[0].costs.verify == tables[0].verify and not left, "quick calibration has time for one"
+    # interrupted meanwhile
+    left = list(tables)
+    with pytest.raises(Interrupted):
+        run(session, partial, lambda: not left, effort=thorough)
     assert len(WideLog.load(partial).texts) == 4
 
 

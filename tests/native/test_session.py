@@ -25,6 +25,7 @@ from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import DraftTree, TreeShape
+from scripts.make_tiny_models import STOP, STOP_LEAD, make_tokenizer
 
 GREEDY = SamplingOptions(temp=0)
 KINDS = ["glm4moe", "mimo2", "qwen35", "step35", "gemma4"]
@@ -75,6 +76,22 @@ def test_a_second_turn_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> 
             expected, expected_drafts = run(fresh, whole, "chain:3", 30)
         assert second.tokens == expected.tokens
         assert drafts == expected_drafts
+
+
+def test_a_draft_tells_which_of_its_tokens_end_the_text(tiny: Path) -> None:
+    tokenizer = make_tokenizer()
+    lead, stop, end = (tokenizer.id(token) for token in (STOP_LEAD, STOP, "<|im_end|>"))
+    with open_session(tiny, "qwen35", "chain:3") as session:
+        for _ in range(2):
+            session.clear()
+            session.prefill(PROMPT, lambda: False)
+            session.start(lead)
+            drafted = session.draft(TreeShape.chain(3))
+            assert drafted.tokens[:3] == (lead, stop, end) and drafted.ends == (2,)
+        session.clear()
+        session.prefill(PROMPT, lambda: False)
+        session.start(lead)
+        assert session.draft(TreeShape.chain(1)).ends == ()
 
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "reference-11m.gguf"

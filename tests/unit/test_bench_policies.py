@@ -4,6 +4,7 @@
 |---|---|
 | noise | arms that are equally fast, of which the luckiest counts as what should have been reached |
 | no time | texts that end at once, which make everything not a number; certainty from one text |
+| rounds | answers of several rounds that are taken for other texts; a token that ends a text and does not count |
 | best | an arm that is faster and is not found, or an interval that does not hold the ratio |
 """
 
@@ -12,7 +13,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.bench_policies import FloatArray, in_hindsight
+from entmtp_local.engine import Stats
+from scripts.bench_policies import FloatArray, by_text, in_hindsight
+from scripts.reference.arms import n_tokens
 
 
 def texts_of(rng: np.random.Generator, noise: float, **speeds: float) -> dict[str, FloatArray]:
@@ -43,3 +46,9 @@ def test_texts_that_take_no_time_are_left_out() -> None:
     two = {"ours": np.array([[10, 1.0], [0, 0.0]]), "off": np.array([[10, 2.0], [0, 0.0]])}
     found = in_hindsight(two, "ours", ["off"])
     assert found.ratio == 2.0 and np.isnan([found.low, found.high, found.unseen]).all()
+
+
+def test_answers_of_several_rounds_belong_to_their_texts() -> None:
+    rounds = [[Stats(n_generated=10 * i + 1, n_ends=i % 2) for i in range(1, 4)] for _ in range(3)]
+    same = by_text([stats for each in rounds for stats in each], 3)
+    assert [n_tokens(each) for each in same] == [3 * 11, 3 * 20, 3 * 31], "one that ends a text takes a step, too"

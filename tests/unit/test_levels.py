@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import exp, inf, log
 
 import numpy as np
@@ -182,8 +183,12 @@ def test_a_replay_drafts_nothing_below_the_end_of_a_text() -> None:
     text = LoggedText("", 1, np.array([1, 2, end], np.int32), True, np.zeros(3, np.float32), drafts, zeros, zeros)
     engine = ReplayEngine(WideLog(shape, {}, [text]), CostTable({1: 1.0}, draft_fixed=0.5, level={1: 1.0, 2: 1.0}))
     engine.begin(text)
-    assert engine.draft(shape, -1e9).shape.max_depth == 3, "another path goes on"
+    tree = engine.draft(shape, -1e9)
+    assert tree.shape.max_depth == 3, "another path goes on"
+    assert tree.ends == (2,)
     engine.commit(engine.draft(shape), (0,))
     assert engine.draft(shape, -1e9).shape.max_depth == 2
     assert engine.draft(shape).shape.max_depth == 3, "all levels were asked for"
     assert [engine.is_eog(token) for token in (1, end)] == [False, True]
+    # texts of a task know the ends of all
+    assert WideLog(shape, {}, [text, replace(text, task="other", ended=False)]).of_task("other").ends == {end}

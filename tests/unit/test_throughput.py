@@ -138,6 +138,18 @@ def test_a_chain_of_equal_chances_is_as_long_as_its_last_node_pays(seed: int) ->
     assert policy.select(tree).shape.max_depth == expected
 
 
+def test_an_end_is_not_verified_nor_what_is_below_it() -> None:
+    """It comes with the row of the node before it, whether it was drafted or not."""
+    shape = TreeShape.from_parents([-1, 0, 0, 1, 1, 3, 4])
+    logp = np.log([1.0, 0.8, 0.1, 0.7, 0.2, 0.9, 0.9]).astype(np.float32)
+    policy = ready({1: 1.0, **{size: 1.01 for size in SIZES[1:]}})
+    whole = policy.select(DraftTree(shape, tuple(range(7)), logp))
+    assert whole.tokens == tuple(range(7)), "nodes cost next to nothing"
+    assert policy.select(DraftTree(shape, tuple(range(7)), logp, ends=(3,))).tokens == (0, 1, 2, 4, 6)
+    assert policy.select(DraftTree(shape, tuple(range(7)), logp, ends=(1,))).tokens == (0, 2)
+    assert policy.select(DraftTree(shape, tuple(range(7)), logp, ends=(1, 2))).shape.n_nodes == 1
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_higher_rate_never_asks_for_more_nodes(seed: int) -> None:
     rng = np.random.default_rng(seed)
