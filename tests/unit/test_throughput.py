@@ -142,7 +142,7 @@ def test_an_end_is_not_verified_nor_what_is_below_it() -> None:
     """It comes with the row of the node before it, whether it was drafted or not."""
     shape = TreeShape.from_parents([-1, 0, 0, 1, 1, 3, 4])
     logp = np.log([1.0, 0.8, 0.1, 0.7, 0.2, 0.9, 0.9]).astype(np.float32)
-    policy = ready({1: 1.0, **{size: 1.01 for size in SIZES[1:]}})
+    policy = ready({1: 1.0, **dict.fromkeys(SIZES[1:], 1.01)})
     whole = policy.select(DraftTree(shape, tuple(range(7)), logp))
     assert whole.tokens == tuple(range(7)), "nodes cost next to nothing"
     assert policy.select(DraftTree(shape, tuple(range(7)), logp, ends=(3,))).tokens == (0, 1, 2, 4, 6)
