@@ -6,7 +6,7 @@ It knows neither llama.cpp nor text: an engine, a sampler and a policy are given
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import nan
 from time import perf_counter
@@ -310,6 +310,9 @@ class Generation:
             tree = DraftTree(shape, (pending,))
             return tree, tree
         drafted = engine.draft(shape, self.policy.least)
+        if drafted.ends and not self.rule.lossless:
+            # an end that is not verified is chosen only where the row of the node before it is asked, which such rules may not do
+            drafted = replace(drafted, ends=())
         tree = self.policy.select(drafted)
         return drafted, merge(tree, copy.tokens) if copy.tokens and engine.limits.trees else tree
 

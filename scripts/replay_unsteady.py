@@ -125,7 +125,7 @@ def main() -> None:
     options = parser.parse_args()
 
     log, profile = WideLog.load(options.log), Profile.load(options.profile)
-    log = WideLog(log.shape, log.about, [text for text in log.texts if len(text.tokens) > 1])
+    log = WideLog(log.shape, log.about, [text for text in log.texts if len(text.tokens) > 1], log.ends)
     if not log.texts:
         raise UsageError(f"{options.log} holds no text of more than one token; log more with entmtp-local calibrate.")
     for name in options.policies:

@@ -54,9 +54,9 @@ class Effort:
         n_tokens: of each text, at most.
         n_nodes: of the tree that is logged.
         cost_seconds: that measuring verifications may take, roughly, and drafts, and what a step takes beside them.
-        timing_seconds: that verifications are measured for at least, and drafts, where that is less than `cost_seconds`. Quick
-            calibration does so once; otherwise it is done again behind the texts: a machine is faster or slower for seconds, and
-            by not the same for all sizes.
+        timing_seconds: that verifications are measured for at least, once more behind the long context, and drafts, where that is
+            less than `cost_seconds`. Quick calibration does so once; otherwise it is done again behind the texts: a machine is
+            faster or slower for seconds, and by not the same for all sizes.
         log_seconds: that logging may take; texts get shorter where it would take more.
         n_long: tokens of the long context that costs are measured behind; 0 leaves it out.
         head_seconds: that comparing rows to draft from may take for each of their types; 0 does not compare.

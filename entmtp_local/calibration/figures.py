@@ -73,7 +73,7 @@ def _at_most(log: WideLog, n_positions: int) -> WideLog:
     """Every second, third ... text of a log that is longer; of texts with drafts only."""
     texts = [each for each in log.texts if len(each.drafts)]
     step = math.ceil(sum(len(each.drafts) for each in texts) / n_positions)
-    return WideLog(log.shape, log.about, texts[:: max(1, step)])
+    return WideLog(log.shape, log.about, texts[:: max(1, step)], log.ends)
 
 
 def mean_entropy(each: Logged) -> float:
@@ -268,7 +268,7 @@ def traced(each: Logged, profile: Profile) -> tuple[LoggedText, list[tuple[int, 
     shown = max([t for t in texts if t.ended and len(t.tokens) > 2] or texts, key=lambda t: len(t.tokens))
     before = [t for t in _at_most(each.log, MOST_REPLAYED).texts if t is not shown]
     policy = _Watched(parse_policy("throughput"))
-    n_steps = replay(WideLog(each.log.shape, each.log.about, [*before, shown]), policy, profile).stats[-1].n_steps
+    n_steps = replay(WideLog(each.log.shape, each.log.about, [*before, shown], each.log.ends), policy, profile).stats[-1].n_steps
     return shown, [(n_past - shown.n_prompt, size) for n_past, size in policy.steps[len(policy.steps) - n_steps :]]
 
 

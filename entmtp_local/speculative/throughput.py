@@ -420,7 +420,9 @@ class Throughput:
             assert step.choice is not None
             choice, outcome = step.choice, step.outcome
             path, children = outcome.path, outcome.verified.shape.children
-            judged = [child for node in path for child in children[node]]
+            # no path holds an end, right or not
+            ends = outcome.drafted.ends
+            judged = [child for node in path for child in children[node] if choice.kept[child] not in ends]
             rows += self.acceptance.rows_of(outcome.drafted, choice.context, [choice.kept[child] for child in judged])
             accepted += [float(child in path) for child in judged]
         if rows:

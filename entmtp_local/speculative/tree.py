@@ -127,7 +127,7 @@ class DraftTree:
     logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, of each node given its parent; None for copied nodes
     copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
     entropy: npt.NDArray[np.float32] | None = None  # (n_nodes,) of the head's distribution below each node, nats; NaN at leaves
-    ends: tuple[int, ...] = ()  # nodes whose tokens end the text, where the drafter tells
+    ends: tuple[int, ...] = ()  # nodes that end the text and need no row of their own, where the drafter tells
 
     def child(self, node: int, token: int) -> int | None:
         """The child of a node that carries the token."""

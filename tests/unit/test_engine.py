@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -536,6 +537,33 @@ class WatchedPolicy(StaticPolicy):
 
     def learn(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)  # type: ignore[attr-defined]
+
+
+class TellingEngine(RandomEngine):
+    """Says of each draft's first token that it ends the text."""
+
+    def draft(self, shape: TreeShape, least: float = -math.inf) -> DraftTree:
+        return replace(super().draft(shape, least), ends=(1,))
+
+
+class AskedPolicy(StaticPolicy):
+    """Keeps what it is told of ends."""
+
+    def __init__(self) -> None:
+        super().__init__("", TreeShape.chain(2))
+        object.__setattr__(self, "ends", [])
+
+    def select(self, tree: DraftTree) -> DraftTree:
+        self.ends.append(tree.ends)  # type: ignore[attr-defined]
+        return tree
+
+
+def test_only_rules_that_ask_every_row_leave_ends_out() -> None:
+    """Others take what was drafted: an end that was left out could never come, where something else was drafted beside it."""
+    strict, typical = AskedPolicy(), AskedPolicy()
+    run(TellingEngine(1), strict, 20)
+    run_typical(TellingEngine(1), typical, 20)
+    assert set(strict.ends) == {(1,)} and set(typical.ends) == {()}  # type: ignore[attr-defined]
 
 
 def run_typical(engine: RandomEngine, policy: Policy | str, max_tokens: int, copies: CopyDrafter | None = None):  # type: ignore[no-untyped-def]

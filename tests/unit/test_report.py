@@ -228,7 +228,7 @@ def test_the_traced_steps_are_those_of_a_replay() -> None:
     each = logged("code")
     shown, steps = figures.traced(each, PROFILE)
     others = [t for t in each.positions.texts if t is not shown]
-    stats = replay(WideLog(SHAPE, {}, [*others, shown]), parse_policy("throughput"), PROFILE).stats[-1]
+    stats = replay(WideLog(SHAPE, {}, [*others, shown], each.log.ends), parse_policy("throughput"), PROFILE).stats[-1]
     assert len(steps) == stats.n_steps
     assert sum(size - 1 for _, size in steps) == stats.n_nodes
     positions = [position for position, _ in steps]

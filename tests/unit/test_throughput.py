@@ -436,6 +436,20 @@ def test_certain_drafts_become_long() -> None:
     assert simulation.step(policy).shape.n_nodes >= 8
 
 
+def test_nothing_is_learnt_from_an_end_that_was_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a staircase with a step down it is verified although it is worth nothing; it came, and no path holds it."""
+    policy, seen = ready(STAIRS, width=1), []
+    policy._tokens, policy._seconds = 2.0, 50e-3
+    monkeypatch.setattr(policy.acceptance, "observe", lambda rows, accepted, n: seen.append(accepted.tolist()))
+    logp = np.log([1.0, 0.9, 0.9, 0.9]).astype(np.float32)
+    shape = policy.plan(EVIDENCE).upto(3)
+    drafted = DraftTree(shape, (1, 2, 3, 4), logp, ends=(3,))
+    verified = policy.select(drafted)
+    assert verified.tokens == drafted.tokens, "four nodes are cheaper than three"
+    policy.learn(Outcome(drafted, verified, (0, 1, 2), 1e-3, 39e-3, 41e-3))
+    assert seen == [[1.0, 1.0]]
+
+
 def test_chances_come_to_what_is_seen() -> None:
     rng = np.random.default_rng(3)
     model = AcceptanceModel()
