@@ -237,7 +237,7 @@ def run(
     partial: Path | None,
     stop: Callable[[], bool] = lambda: False,
     said: list[str] | None = None,
-    effort: Effort = BRIEF,
+    effort: Effort | None = None,
 ) -> tuple[Profile, WideLog]:
     session, key = opened
     prompts = {
@@ -248,7 +248,7 @@ def run(
         if said is not None:
             said.append(what)
 
-    return calibrate(session, key, prompts, SamplingOptions(temp=0.8), effort, say, stop, partial)
+    return calibrate(session, key, prompts, SamplingOptions(temp=0.8), effort or BRIEF, say, stop, partial)
 
 
 def test_an_interrupted_calibration_goes_on_where_it_was(
