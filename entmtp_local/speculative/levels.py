@@ -13,7 +13,7 @@ from math import exp, inf
 
 from entmtp_local.speculative.cost import CostModel
 
-ANY_PATH = -1e9  # its log-probability: all levels are drafted, down to a token that ends the text
+ANY_PATH = -1e9  # log-probability that every path has, but for those to a token that ends the text
 # Share of a step's tokens by which drafts are better than none where they are begun, and given up: what plain steps of a small
 # model take is not known better (docs/LOG.md, 2026-12-01).
 _BEGIN, _END = 0.05, 0.02

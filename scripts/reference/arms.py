@@ -87,8 +87,10 @@ def answer(
 
 
 def plain_text(session: Session, ids: Sequence[int], sampling: SamplingOptions, n: int) -> list[int]:
-    """What plain decoding continues a prompt with, up to n tokens, and the one that ends it. The draft vocabulary does not learn
-    of it."""
+    """What plain decoding continues a prompt with, up to n tokens, the one that ends it included.
+
+    The draft vocabulary does not learn of it.
+    """
     session.clear()
     with session.steady_draft_vocab(), session.new_sampler(sampling) as sampler:
         generation = generate(session, ids, sampler=sampler, max_tokens=n)
