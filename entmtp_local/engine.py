@@ -242,6 +242,7 @@ class Generation:
             self._copies.restart([*self._prompt, pending])
         stats.seconds["commit"] += clock() - t0
         n_accepted, learning = 0, 0.0
+        rest.begin(engine.n_past)
         while not self._stop():
             self._check_turn()
             t0 = clock()
@@ -278,10 +279,10 @@ class Generation:
             t5 = clock()
             # a step takes what learning from it takes, too, which is known from the one before
             seconds = t5 - t0 + learning
-            if not (rest.left and tree.shape is ROOT_ONLY and rest.add(seconds, t4 - t2)):
+            if not (rest.left and tree.shape is ROOT_ONLY and rest.add(seconds, t4 - t2, engine.n_past)):
                 rest.end()
                 self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, seconds))
-                rest.begin()
+                rest.begin(engine.n_past)
             t6 = clock()
             learning = t6 - t5
             emitted = self._emit(accepted.tokens)

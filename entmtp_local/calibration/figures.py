@@ -245,8 +245,9 @@ class _Watched:
         self._n_past += len(outcome.path)
         self._policy.learn(outcome)
 
-    def rest(self) -> tuple[int, float]:
-        return self._policy.rest()
+    def rest(self, n_past: int) -> tuple[int, float]:
+        self._n_past = n_past
+        return self._policy.rest(n_past)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         self.steps += [(self._n_past + i, 1) for i in range(n)]

@@ -58,11 +58,15 @@ class Guard:
         self._policy.calibrated(profile)
 
     def plan(self, evidence: Evidence) -> TreeShape:
-        if evidence.n_past != self._next_past:
+        self._at(evidence.n_past)
+        return self._policy.plan(evidence) if self.aside is None else self._chains[self.aside]
+
+    def _at(self, n_past: int) -> None:
+        """Notice where another text begins."""
+        if n_past != self._next_past:
             self._compare_all()
             self._others.forget()
-        self._next_past = evidence.n_past
-        return self._policy.plan(evidence) if self.aside is None else self._chains[self.aside]
+            self._next_past = n_past
 
     @property
     def least(self) -> float:
@@ -93,9 +97,10 @@ class Guard:
             if self._left == 0:
                 self._judge()
 
-    def rest(self) -> tuple[int, float]:
+    def rest(self, n_past: int) -> tuple[int, float]:
+        self._at(n_past)
         # where it is not known yet how far a chain was right, steps have to be seen one by one
-        return (0, 0.0) if self.aside is not None or self._others.waits else self._policy.rest()
+        return (0, 0.0) if self.aside is not None or self._others.waits else self._policy.rest(n_past)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         self._next_past += n

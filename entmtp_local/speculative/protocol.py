@@ -204,9 +204,11 @@ class Policy(Protocol):
         """See what a step gave and took."""
         ...
 
-    def rest(self) -> tuple[int, float]:
+    def rest(self, n_past: int) -> tuple[int, float]:
         """How many of the steps to come draft nothing, whatever they bring, and need not be planned nor learnt from one by one.
 
+        Args:
+            n_past: committed tokens. Where they are not those that the last step led to, another text begins.
         Returns: the number, and the seconds that such a step may take: a longer one is learnt from by itself. The rest ends early
             with the text, or with a step that verifies something else.
         """
@@ -226,7 +228,7 @@ class Restless:
 
     __slots__ = ()
 
-    def rest(self) -> tuple[int, float]:
+    def rest(self, n_past: int) -> tuple[int, float]:
         return 0, 0.0
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:

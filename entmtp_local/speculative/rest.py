@@ -24,12 +24,15 @@ class Rest:
         self._n, self._seconds, self._verify = 0, 0.0, 0.0
         self._longest = 0.0  # seconds of a step that is told with the others
 
-    def begin(self) -> None:
-        """Rest for as long as the policy has nothing to draft."""
-        self.left, self._longest = self._policy.rest()
+    def begin(self, n_past: int) -> None:
+        """Rest for as long as the policy has nothing to draft behind so many tokens."""
+        self.left, self._longest = self._policy.rest(n_past)
 
-    def add(self, seconds: float, verify_seconds: float) -> bool:
-        """Count a step; False where it is to be told by itself: what took far longer would pass for what all of them take."""
+    def add(self, seconds: float, verify_seconds: float, n_past: int) -> bool:
+        """Count a step that led to so many tokens.
+
+        Returns: False where it is to be told by itself: what took far longer would pass for what all of them take.
+        """
         if seconds > self._longest:
             return False
         self._n += 1
@@ -38,7 +41,7 @@ class Rest:
         self.left -= 1
         if not self.left:
             self.end()
-            self.begin()
+            self.begin(n_past)
         return True
 
     def end(self) -> None:

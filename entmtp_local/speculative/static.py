@@ -51,7 +51,7 @@ class StaticPolicy:
     def learn(self, outcome: Outcome) -> None:
         pass
 
-    def rest(self) -> tuple[int, float]:
+    def rest(self, n_past: int) -> tuple[int, float]:
         return (_FOREVER, inf) if self.shape is ROOT_ONLY else (0, 0.0)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:

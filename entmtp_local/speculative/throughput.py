@@ -223,12 +223,7 @@ class Throughput:
         self._choice = None
         if self.cost is None:
             return chain(min(3, self._depth)).shape
-        if evidence.n_past != self._next_past:
-            self._undrafted = True
-            if not self._levels.pays:
-                self._looks.another_text()
-        self._n_past = self._next_past = evidence.n_past
-        self.cost.at(evidence.n_past)
+        self._at(evidence.n_past)
         if self._variant.extra:
             entropy = 1.0 if self._variant.constant or not self.needs_entropy else evidence.entropy
             self._context = Context(entropy, self._running.add(entropy), self._accepted)
@@ -245,10 +240,21 @@ class Throughput:
         self.least = levels.least(explores)
         return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
-    def rest(self) -> tuple[int, float]:
+    def _at(self, n_past: int) -> None:
+        """Notice where another text begins, and what passes take behind so many tokens."""
+        assert self.cost is not None
+        if n_past != self._next_past:
+            self._undrafted = True
+            if not self._levels.pays:
+                self._looks.another_text()
+        self._n_past = self._next_past = n_past
+        self.cost.at(n_past)
+
+    def rest(self, n_past: int) -> tuple[int, float]:
         variant = self._variant
         if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._n_unsettled:
             return 0, 0.0
+        self._at(n_past)
         return self._looks.quiet(1 / self.plain_rate), _LONG * self._seconds
 
     def passed_over(self, n_past: int, drafted: bool) -> None:

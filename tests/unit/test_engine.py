@@ -355,11 +355,16 @@ def test_nothing_is_copied_where_nothing_is_drafted() -> None:
 
 
 class RestingPolicy(StaticPolicy):
-    """Drafts a chain of two, then has `n` steps to rest, of at most 10 seconds; notes what it is asked and told."""
+    """Drafts a chain of two, then has `n` steps to rest, of at most 10 seconds; notes what it is asked and told.
 
-    def __init__(self, n: int) -> None:
+    Args:
+        n_begin: steps to rest where a text begins.
+    """
+
+    def __init__(self, n: int, n_begin: int = 0) -> None:
         super().__init__("", TreeShape.chain(2))
         object.__setattr__(self, "n", n)
+        object.__setattr__(self, "n_begin", n_begin)
         object.__setattr__(self, "notes", [])
 
     def plan(self, evidence: Evidence) -> TreeShape:
@@ -369,7 +374,9 @@ class RestingPolicy(StaticPolicy):
     def learn(self, outcome: Outcome) -> None:
         self.notes.append(("learnt", outcome.verified.shape.n_nodes))  # type: ignore[attr-defined]
 
-    def rest(self) -> tuple[int, float]:
+    def rest(self, n_past: int) -> tuple[int, float]:
+        if n_past == len(PROMPT):
+            return self.n_begin, 10.0  # type: ignore[attr-defined]
         return (self.n if self.notes[-1][0] == "learnt" else 0), 10.0  # type: ignore[attr-defined]
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
@@ -471,6 +478,16 @@ def test_a_rest_ends_however_the_text_ends() -> None:
     assert told(policy) == [8], "neither the prompt's token nor the step that drafted"
 
 
+def test_a_text_begins_within_a_rest() -> None:
+    engine, policy = RandomEngine(), RestingPolicy(0, n_begin=7)
+    generation = resting(engine, policy)
+    list(generation)
+    assert generation.tokens == plain(engine, 60)
+    notes = policy.notes  # type: ignore[attr-defined]
+    assert [note[:2] for note in notes[:2]] == [("rested", 7), ("planned", 7)]
+    assert {note[0] for note in notes[1:]} == {"planned", "learnt"}
+
+
 def test_a_rest_ends_with_a_pass_that_fails() -> None:
     engine, policy = RandomEngine(), RestingPolicy(1000)
     generation, verify = resting(engine, policy), engine.verify
@@ -499,7 +516,7 @@ def test_a_rest_is_not_told_in_the_middle_of_another_text() -> None:
     assert told(policy) == [second.stats.n_steps - 1]
 
 
-def test_plain_decoding_is_planned_once() -> None:
+def test_plain_decoding_is_never_planned() -> None:
     engine, planned = RandomEngine(), []
 
     class Plain(StaticPolicy):
@@ -512,7 +529,7 @@ def test_plain_decoding_is_planned_once() -> None:
 
     generation = generate(engine, PROMPT, policy=Plain("off", ROOT_ONLY), sampler=Sampler(), max_tokens=60)
     list(generation)
-    assert generation.tokens == plain(engine, 60) and planned == [len(PROMPT)]
+    assert generation.tokens == plain(engine, 60) and planned == []
 
 
 def test_copied_text_ends_a_rest() -> None:

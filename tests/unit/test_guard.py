@@ -102,14 +102,20 @@ class Run:
         asleep = 1e6 if self.n_steps in self.pauses else 0.0
         in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
         seconds = draft + verify + asleep
-        if not (self.rest.left and verified.shape.n_nodes == 1 and self.rest.add(seconds, verify + in_verify)):
+        if not (self.rest.left and verified.shape.n_nodes == 1 and self.rest.add(seconds, verify + in_verify, self.n_past + 1)):
             self.rest.end()
             policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, seconds))
-            self.rest.begin()
+            self.rest.begin(self.n_past + len(path))
         self.n_past += len(path)
         self.n_steps += 1
         self.tokens += len(path)
         self.seconds += draft + verify
+
+    def begin(self, n_past: int) -> None:
+        """Go on with another text."""
+        self.rest.end()
+        self.n_past = n_past
+        self.rest.begin(n_past)
 
     def rate(self, n: int, n_before: int = 0) -> float:
         for _ in range(n_before):
@@ -283,6 +289,26 @@ def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
     assert all(before < after for before, after in zip(singles, singles[1:], strict=False))
 
 
+def test_texts_begin_within_a_rest() -> None:
+    """What a policy has to be asked at rest is when the next look at drafts is due, whatever the text."""
+    policy = Counting()
+    guard = Guard(policy)
+    run = Run(guard, replace(STEEP, level={1: 40.0}), always(0.02))
+    run.rate(2000)
+    policy.single, n_undrafted = 0, 0
+    for i in range(40):
+        # as long as another text was, too
+        run.begin(10 + 7 * (i % 3))
+        n_undrafted += policy._undrafted
+        for _ in range(12):
+            run.step()
+            assert guard._next_past <= run.n_past
+    run.rest.end()
+    assert guard._next_past == policy._next_past == run.n_past
+    assert policy.single < 20, "most texts have no step that is planned"
+    assert n_undrafted >= 38, "the next draft is known to feed a prompt"
+
+
 def test_there_is_no_rest_while_a_chain_is_used_instead_nor_right_behind_it() -> None:
     policy = Counting()
     guard = Guard(policy)
@@ -291,13 +317,13 @@ def test_there_is_no_rest_while_a_chain_is_used_instead_nor_right_behind_it() ->
     run.rest.end()
     guard.aside, guard._left, guard._hold = 1, 5, 64
     for _ in range(5):
-        assert guard.rest() == (0, 0.0)
+        assert guard.rest(run.n_past) == (0, 0.0)
         run.step()
         assert policy._next_past == run.n_past, "the policy knows how long the text is"
-    assert guard.aside is None and guard.rest()[0] == 0, "the first plain steps behind drafts are seen one by one"
+    assert guard.aside is None and guard.rest(run.n_past)[0] == 0, "the first plain steps behind drafts are seen one by one"
     told = policy.single
     run.rate(64)
-    assert policy.single > told and guard.rest()[0] > 0
+    assert policy.single > told and guard.rest(run.n_past)[0] > 0
 
 
 # -- what is counted
