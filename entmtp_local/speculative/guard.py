@@ -22,6 +22,7 @@ _MARGIN = 0.02  # of a step's tokens, by which something else must be better
 _UNSEEN = 4.0  # square of the tokens that one step not seen yet may differ by
 _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
+_SOONER = 8  # steps aside after which it goes back if they were slower than those before
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TOGETHER = 8  # steps that are compared together, which takes less than one by one
 _TRUST = 512  # steps without a look, after stepping aside was wrong
@@ -90,11 +91,10 @@ class Guard:
             self._uncompared.append((outcome, taken))
             if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
                 self._compare_all()
-        elif self._policy.cost is not None:
-            self._policy.passed_over(self._next_past, outcome.drafted.shape.n_nodes > 1)
-            self._policy.cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
+        else:
+            self._policy.passed_over(outcome, self._next_past)
             self._left -= 1
-            if self._left == 0:
+            if self._left == 0 or (self._left % _SOONER == 0 and self._rate < self._before):
                 self._judge()
 
     def rest(self, n_past: int) -> tuple[int, float]:
@@ -133,7 +133,7 @@ class Guard:
         rate = max(self._rate, self._policy.plain_rate)
         seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
         prices = [
-            rate * (seconds[n + 1] + cost.draft_seconds(n) + self._policy.plain_overhead) if n + 1 in seconds else None
+            rate * (seconds[n + 1] + self._policy.draft_seconds(n) + self._policy.plain_overhead) if n + 1 in seconds else None
             for n in range(self.max_depth + 1)
         ]
         n = 0

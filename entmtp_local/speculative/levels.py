@@ -18,8 +18,8 @@ ANY_PATH = -1e9  # log-probability that every path has, but for those to a token
 # model take is not known better (docs/LOG.md, 2026-12-01).
 _BEGIN, _END = 0.05, 0.02
 _EXPECTED = 16  # looks that what calibration saw counts for
-_FADED = 4  # looks that what was seen counts for when drafts are looked at anew
-_ENOUGH = 4  # looks after which drafts are given up
+_FADED = 2  # looks that what was seen counts for when drafts are looked at anew
+_ENOUGH = 4  # looks, those among them, after which drafts are begun or given up
 _WEIGHT = 1 / 64  # weight of the newest look
 _WEIGHT_MISSED, _PRIOR_MISSED = 1 / 128, 16  # of the newest step in `_missed`, which is believed to be 0 as often
 _INTERRUPTED = 2.0  # times the seconds that were expected: more is something else's
@@ -65,8 +65,13 @@ class Levels:
         self._n_looks = _EXPECTED
 
     def fade(self) -> None:
-        """Let what was seen, perhaps of another text, count no more than what is seen next."""
-        self._n_looks = min(self._n_looks, _FADED)
+        """Let what was seen, perhaps of another text, count no more than what is seen next.
+
+        Looks that were too few to decide anything, as where a text ended, are added to.
+        """
+        if self._n_looks < _ENOUGH:
+            return
+        self._n_looks = _FADED
         self._seen = [min(n, _FADED) for n in self._seen]
         self._n_steps = 0
 

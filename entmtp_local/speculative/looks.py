@@ -7,7 +7,7 @@ _FIRST = 16  # and before the first one from rest, which takes longer than a sho
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
-_MOST_QUIET = 32  # steps that are told together at most
+_MOST_QUIET = 64  # steps that are told together at most
 _PLAIN, _PLAIN_SEEN = 128, 2  # steps between two looks at plain steps, and those of one that tell what they take
 _FIRST_PLAIN = 8  # steps before the first one
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then

@@ -155,9 +155,10 @@ class Throughput:
         """Tokens per second that are being achieved, or would be by plain steps."""
         return max(self._tokens / self._seconds, self.plain_rate)
 
-    def _draft_seconds(self, n_levels: float) -> float:
+    def draft_seconds(self, n_levels: float) -> float:
         """What a step takes that drafts so many levels, beyond its verification and what a plain step takes too."""
-        assert self.cost is not None
+        if self.cost is None or not n_levels:
+            return 0.0
         return self.cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
 
     @property
@@ -196,10 +197,10 @@ class Throughput:
             fits = {task: fit for task, fit in profile.tasks.items() if task == ALL or fit.n_positions >= _SEEN}
             promised = {task: self._best_chain(fit) for task, fit in fits.items()}
             n_levels, self._tokens, verified = promised[ALL]
-            self._seconds = verified + self._draft_seconds(n_levels)
+            self._seconds = verified + self.draft_seconds(n_levels)
             self._levels.expect(self._tokens - 1.0, verified - self.cost.seconds[0], n_levels)
             self._choose()
-            least = min(tokens / (seconds + self._draft_seconds(n)) for n, tokens, seconds in promised.values())
+            least = min(tokens / (seconds + self.draft_seconds(n)) for n, tokens, seconds in promised.values())
             if least < _CLEAR * self.plain_rate:
                 self._levels.pays = False
             if not self._levels.pays:
@@ -207,7 +208,7 @@ class Throughput:
             if not any(n for n, _, _ in promised.values()):
                 # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
                 # of one in ten, two levels or so; a profile that was measured in a bad moment is to be found out nevertheless.
-                self._looks.wait(min(self._draft_seconds(2), 1 / self.plain_rate))
+                self._looks.wait(min(self.draft_seconds(2), 1 / self.plain_rate))
 
     def _best_chain(self, fit: TaskFit) -> tuple[int, float, float]:
         """The chain that brings most for the time it takes: its levels, tokens of a step, and seconds of its verification."""
@@ -216,7 +217,7 @@ class Throughput:
         tokens = list(accumulate(accumulate(accepted, mul), initial=1.0))
         seconds = dict(zip(cost.sizes, cost.seconds, strict=True))
         chains = [(n, tokens[n], seconds[n + 1]) for n in range(len(tokens)) if n + 1 in seconds]
-        return max(chains, key=lambda found: found[1] / (found[2] + self._draft_seconds(found[0])))
+        return max(chains, key=lambda found: found[1] / (found[2] + self.draft_seconds(found[0])))
 
     def plan(self, evidence: Evidence) -> TreeShape:
         # of a step that failed before it could be learnt from
@@ -257,18 +258,25 @@ class Throughput:
         self._at(n_past)
         return self._looks.quiet(1 / self.plain_rate), _LONG * self._seconds
 
-    def passed_over(self, n_past: int, drafted: bool) -> None:
-        """See that something else chose a step.
+    def passed_over(self, outcome: Outcome, n_past: int) -> None:
+        """See a step that something else chose, which tells what passes take.
 
         Args:
-            n_past: tokens in the context before the next one, if the text goes on.
-            drafted: whether it drafted.
+            n_past: tokens in the context behind it.
         """
+        cost = self.cost
+        if cost is None:
+            return
+        self._at(n_past - len(outcome.path))
+        cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
+        n_levels = 0 if outcome.drafted.copied else outcome.drafted.shape.max_depth
+        if n_levels and self._drafted_last and not self._undrafted:
+            cost.observe_draft(n_levels, outcome.draft_seconds)
+        self._undrafted = self._undrafted and not n_levels
+        self._n_plain = 0 if outcome.verified.shape.n_nodes > 1 else self._n_plain + 1
+        self._drafted_last = n_levels > 0
         self._n_past = self._next_past = n_past
-        self._n_plain = 0 if drafted else self._n_plain + 1
-        self._drafted_last = drafted
-        if self.cost is not None:
-            self.cost.at(n_past)
+        cost.at(n_past)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
         assert self.cost is not None
@@ -305,7 +313,7 @@ class Throughput:
         allowed = range(bisect_right(sizes, min(budget or len(values), len(values))))
         # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
         # there: the rate that a node must beat lies between that of the run and this step's own best
-        drafted = self._draft_seconds(tree.shape.max_depth)
+        drafted = self.draft_seconds(tree.shape.max_depth)
         here = max(expected[sizes[i] - 1] / (seconds[i] + drafted) for i in allowed)
         rate = self._rate + self._variant.local * (here - self._rate)
         best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))
@@ -375,7 +383,7 @@ class Throughput:
 
     def _choose(self) -> None:
         assert self.cost is not None
-        self._levels.choose(self._rate, self._tokens, self.cost, self._draft_seconds)
+        self._levels.choose(self._rate, self._tokens, self.cost, self.draft_seconds)
 
     def _take(self, step: _Taken, n_worth: int) -> None:
         """Take what a step brought and took into the averages."""

@@ -289,6 +289,33 @@ def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
     assert all(before < after for before, after in zip(singles, singles[1:], strict=False))
 
 
+@pytest.mark.parametrize(("chance", "n"), [(0.02, 8), (0.97, 64)])
+def test_a_chain_that_is_slower_is_left_soon(chance: float, n: int) -> None:
+    """What it would bring is known by the costs that are believed, and they may be wrong."""
+    guard = Guard(Counting())
+    run = Run(guard, STEEP, always(0.02))
+    run.rate(2000)
+    run.rest.end()
+    guard.aside, guard._left, guard._before, guard._n_steps = 3, 64, guard._rate, 0
+    run.chance, n_aside = always(chance), 0
+    while guard.aside is not None:
+        run.step()
+        n_aside += 1
+    assert n_aside == n
+
+
+def test_what_drafts_take_is_learnt_while_a_chain_is_used_instead() -> None:
+    policy = Counting()
+    guard = Guard(policy)
+    run = Run(guard, replace(FLAT, level={1: 4.0}), always(0.9), believed=FLAT)
+    guard.aside, guard._left = 3, 64
+    for _ in range(64):
+        run.step()
+        run.copied = 0 if run.copied else 2  # copied text tells nothing of drafts
+    assert policy.cost is not None
+    assert policy.cost.draft_seconds(3) == pytest.approx(12.0, rel=0.2)
+
+
 def test_texts_begin_within_a_rest() -> None:
     """What a policy has to be asked at rest is when the next look at drafts is due, whatever the text."""
     policy = Counting()
