@@ -279,7 +279,9 @@ class Generation:
             t5 = clock()
             # a step takes what learning from it takes, too, which is known from the one before
             seconds = t5 - t0 + learning
-            if not (rest.left and tree.shape is ROOT_ONLY and rest.add(seconds, t4 - t2, engine.n_past)):
+            if rest.left and tree.shape is ROOT_ONLY:
+                rest.add(seconds, t4 - t2, engine.n_past)
+            else:
                 rest.end()
                 self.policy.learn(Outcome(drafted, tree, accepted.path, t2 - t1, t4 - t2, seconds))
                 rest.begin(engine.n_past)

@@ -209,8 +209,8 @@ class Policy(Protocol):
 
         Args:
             n_past: committed tokens. Where they are not those that the last step led to, another text begins.
-        Returns: the number, and the seconds that such a step may take: a longer one is learnt from by itself. The rest ends early
-            with the text, or with a step that verifies something else.
+        Returns: the number, and the seconds that such a step counts for at most. The rest ends early with the text, or with one
+            that verifies something else.
         """
         ...
 

@@ -22,27 +22,22 @@ class Rest:
         self._policy = policy
         self.left = 0  # steps to come that draft nothing
         self._n, self._seconds, self._verify = 0, 0.0, 0.0
-        self._longest = 0.0  # seconds of a step that is told with the others
+        self._longest = 0.0  # seconds that a step counts for at most
 
     def begin(self, n_past: int) -> None:
         """Rest for as long as the policy has nothing to draft behind so many tokens."""
         self.left, self._longest = self._policy.rest(n_past)
 
-    def add(self, seconds: float, verify_seconds: float, n_past: int) -> bool:
-        """Count a step that led to so many tokens.
-
-        Returns: False where it is to be told by itself: what took far longer would pass for what all of them take.
-        """
-        if seconds > self._longest:
-            return False
+    def add(self, seconds: float, verify_seconds: float, n_past: int) -> None:
+        """Count a step that led to so many tokens."""
+        longest = self._longest
         self._n += 1
-        self._seconds += seconds
-        self._verify += verify_seconds
+        self._seconds += seconds if seconds < longest else longest
+        self._verify += verify_seconds if verify_seconds < longest else longest
         self.left -= 1
         if not self.left:
             self.end()
             self.begin(n_past)
-        return True
 
     def end(self) -> None:
         """Tell the policy of the steps so far."""

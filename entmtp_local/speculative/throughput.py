@@ -28,7 +28,7 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_LONG = 2.0  # times what is usual: a step that was interrupted
+_LONG = 2.0  # times what is usual, which a step of a rest counts for at most: more is an interruption
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _SEEN = 16  # logged tokens of a task, so that something is known of it
@@ -205,6 +205,8 @@ class Throughput:
                 self._levels.pays = False
             if not self._levels.pays:
                 self._looks.begin_at_rest()
+                # plain steps take longer than others behind drafts only
+                self._n_plain = self._n_unsettled + 1
             if not any(n for n, _, _ in promised.values()):
                 # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
                 # of one in ten, two levels or so; a profile that was measured in a bad moment is to be found out nevertheless.

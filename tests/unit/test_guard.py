@@ -102,7 +102,9 @@ class Run:
         asleep = 1e6 if self.n_steps in self.pauses else 0.0
         in_draft, in_verify = (asleep, 0.0) if self.n_steps % 2 else (0.0, asleep)
         seconds = draft + verify + asleep
-        if not (self.rest.left and verified.shape.n_nodes == 1 and self.rest.add(seconds, verify + in_verify, self.n_past + 1)):
+        if self.rest.left and verified.shape.n_nodes == 1:
+            self.rest.add(seconds, verify + in_verify, self.n_past + 1)
+        else:
             self.rest.end()
             policy.learn(Outcome(tree, verified, path, draft + in_draft, verify + in_verify, seconds))
             self.rest.begin(self.n_past + len(path))
