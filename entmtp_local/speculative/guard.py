@@ -22,7 +22,7 @@ _MARGIN = 0.02  # of a step's tokens, by which something else must be better
 _UNSEEN = 4.0  # square of the tokens that one step not seen yet may differ by
 _SURE = 3.0  # standard errors by which it must be better
 _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
-_SOONER = 8  # steps aside after which it goes back if they were slower than those before
+_SOONER = 8  # of the first of these, between two looks at whether a chain is slower
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TOGETHER = 8  # steps that are compared together, which takes less than one by one
 _TRUST = 512  # steps without a look, after stepping aside was wrong
@@ -94,7 +94,10 @@ class Guard:
         else:
             self._policy.passed_over(outcome, self._next_past)
             self._left -= 1
-            if self._left == 0 or (self._left % _SOONER == 0 and self._rate < self._before):
+            # A chain was chosen by costs that may be wrong. Replays gain where they are and lose nowhere if it is left as soon as
+            # it has lost anything; plain steps are as dear as they are, and settle only behind some of them.
+            looks = self.aside and self._n_steps <= _HOLD and self._n_steps % _SOONER == 0
+            if self._left == 0 or (looks and self._rate < self._before):
                 self._judge()
 
     def rest(self, n_past: int) -> tuple[int, float]:
@@ -160,8 +163,12 @@ class Guard:
         if self._quiet <= 0 and due:
             better = self._others.better(_MARGIN * self._tokens)
             if better is not None:
-                self.aside, self._left, self._before = better, self._hold, self._rate
-                self._n_steps = 0
+                self._step_aside(better)
+
+    def _step_aside(self, n_levels: int) -> None:
+        """Use a chain of so many levels instead."""
+        self.aside, self._left, self._before = n_levels, self._hold, self._rate
+        self._n_steps = 0
 
     def _judge(self) -> None:
         """Go back to the policy: to leave it sooner the next time if it was better to be aside, or not to for long."""

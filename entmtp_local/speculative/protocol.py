@@ -207,10 +207,13 @@ class Policy(Protocol):
     def rest(self, n_past: int) -> tuple[int, float]:
         """How many of the steps to come draft nothing, whatever they bring, and need not be planned nor learnt from one by one.
 
+        It is asked where a text begins, before `plan`, and then behind every step that was learnt from and every rest.
+
         Args:
-            n_past: committed tokens. Where they are not those that the last step led to, another text begins.
-        Returns: the number, and the seconds that such a step counts for at most. The rest ends early with the text, or with one
-            that verifies something else.
+            n_past: committed tokens. Where they are not those behind the last step, another text begins, which may be told by no
+                `plan`.
+        Returns: the number, and the seconds that such a step counts for at most. The rest ends early with the text, or with a
+            step that verifies something else.
         """
         ...
 

@@ -29,11 +29,14 @@ class Rest:
         self.left, self._longest = self._policy.rest(n_past)
 
     def add(self, seconds: float, verify_seconds: float, n_past: int) -> None:
-        """Count a step that led to so many tokens."""
-        longest = self._longest
+        """Count a step, behind which so many tokens are committed."""
+        if seconds > self._longest:
+            # what it took is shortened in all its parts
+            verify_seconds *= self._longest / seconds
+            seconds = self._longest
         self._n += 1
-        self._seconds += seconds if seconds < longest else longest
-        self._verify += verify_seconds if verify_seconds < longest else longest
+        self._seconds += seconds
+        self._verify += verify_seconds
         self.left -= 1
         if not self.left:
             self.end()

@@ -205,7 +205,7 @@ class Throughput:
                 self._levels.pays = False
             if not self._levels.pays:
                 self._looks.begin_at_rest()
-                # plain steps take longer than others behind drafts only
+                # only behind drafts do plain steps take longer, and nothing has been drafted yet
                 self._n_plain = self._n_unsettled + 1
             if not any(n for n, _, _ in promised.values()):
                 # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
@@ -258,7 +258,8 @@ class Throughput:
         if self.cost is None or self._levels.pays or variant.extra or variant.budget or self._n_plain <= self._n_unsettled:
             return 0, 0.0
         self._at(n_past)
-        return self._looks.quiet(1 / self.plain_rate), _LONG * self._seconds
+        plain = 1 / self.plain_rate
+        return self._looks.quiet(plain), _LONG * plain
 
     def passed_over(self, outcome: Outcome, n_past: int) -> None:
         """See a step that something else chose, which tells what passes take.
@@ -270,12 +271,14 @@ class Throughput:
         if cost is None:
             return
         self._at(n_past - len(outcome.path))
-        cost.observe_verify(outcome.verified.shape.n_nodes, outcome.verify_seconds)
+        n_nodes = outcome.verified.shape.n_nodes
+        self._n_plain = 0 if n_nodes > 1 else self._n_plain + 1
+        if n_nodes > 1 or self._n_plain > self._n_unsettled:
+            cost.observe_verify(n_nodes, outcome.verify_seconds)
         n_levels = 0 if outcome.drafted.copied else outcome.drafted.shape.max_depth
         if n_levels and self._drafted_last and not self._undrafted:
             cost.observe_draft(n_levels, outcome.draft_seconds)
         self._undrafted = self._undrafted and not n_levels
-        self._n_plain = 0 if outcome.verified.shape.n_nodes > 1 else self._n_plain + 1
         self._drafted_last = n_levels > 0
         self._n_past = self._next_past = n_past
         cost.at(n_past)
@@ -287,7 +290,8 @@ class Throughput:
         # nothing else tells the costs of a longer context while nothing is planned
         self.cost.at(self._n_past)
         self.cost.observe_verify(1, verified, n)
-        self._beside[0] += in_a_row(_BESIDE, n) * (min(taken, seconds / n - verified) - self._beside[0])
+        beside, known = max(0.0, min(taken, seconds / n - verified)), self._beside[0]
+        self._beside[0] += in_a_row(_BESIDE, n) * (beside - known) if known else beside
         self._n_plain += n
         self._looks.passed(n, n * taken)
         self._accepted -= in_a_row(0.1, n) * self._accepted

@@ -398,6 +398,27 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
     assert sum(size > 1 for size in sizes) >= 90, "where the text at hand is an easy one, a look shows it"
 
 
+@pytest.mark.parametrize("prose", [0.6, 0.1])
+def test_where_it_begins_without_drafts_it_begins_with_a_rest(prose: float) -> None:
+    """Up to the first look; and what the rest takes is believed at once, as nothing else is known."""
+    small = {size: seconds / 24 for size, seconds in PROCESSOR.items()}
+    policy = promised(CostTable(small, level={1: 4e-5}), *[0.9] * 8, math=(0.95,) * 8, prose=(prose,) * 8)
+    n, longest = policy.rest(10)
+    if prose > 0.5:
+        assert n == 0
+        return
+    assert n == 15 and longest == pytest.approx(2 * small[1])
+    policy.rested(n, n * 1.1 * small[1], n * small[1])
+    assert policy.plain_overhead == pytest.approx(0.1 * small[1])
+    assert policy.rest(10 + n)[0] == 0 and policy.plan(Evidence(10 + n, 0)).max_depth > 0 and policy.exploring
+
+
+def test_drafting_nothing_takes_nothing() -> None:
+    policy = ready(CARD)
+    policy._beside = [0.0, 1e-3]
+    assert policy.draft_seconds(0) == 0.0 < 1e-3 < policy.draft_seconds(1) + 1e-9
+
+
 @pytest.mark.parametrize(("n_positions", "begins"), [(100, False), (3, True)])
 def test_a_task_that_was_hardly_seen_does_not_speak_against_drafts(n_positions: int, begins: bool) -> None:
     """What follows a text of three tokens was never accepted, since it was never there."""
