@@ -40,7 +40,6 @@ _WEIGHT = 1 / 64  # of the newest step in the averages
 _TOGETHER = 8
 _LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
 _BESIDE = 0.1  # and in what steps take beside draft and verification
-_PYTHON = 2e-4  # seconds that planning and learning take beside a draft, before any was seen: of a small model they are felt
 _BESIDE_AMONG_DRAFTS = 0.01  # of plain steps there, where that is more than what is known
 _MAX_SHAPES = 4096
 
@@ -132,7 +131,7 @@ class Throughput:
         self._drafted_last = False
         self._plain_seconds = 0.0  # of a plain step, by what was believed when the newest look at drafts began
         self._n_plain = 0  # steps in a row that drafted nothing
-        self._beside = [0.0, _PYTHON]  # seconds of a step beside draft and verification: without and with drafts
+        self._beside = [0.0, 0.0]  # seconds of a step beside draft and verification: without and with drafts
         self._context = Context()
         self._shapes: OrderedDict[tuple[TreeShape, tuple[int, ...]], TreeShape] = OrderedDict()
 
