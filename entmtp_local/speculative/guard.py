@@ -94,8 +94,8 @@ class Guard:
         else:
             self._policy.passed_over(outcome, self._next_past)
             self._left -= 1
-            # A chain was chosen by costs that may be wrong. Replays gain where they are and lose nowhere if it is left as soon as
-            # it has lost anything; plain steps are as dear as they are, and settle only behind some of them.
+            # A chain was chosen by costs that may be wrong. Replays gain where they are, and lose nowhere, if it is left as soon
+            # as it has lost anything. What plain steps take is known, and the first ones behind drafts do not show it.
             looks = self.aside and self._n_steps <= _HOLD and self._n_steps % _SOONER == 0
             if self._left == 0 or (looks and self._rate < self._before):
                 self._judge()
