@@ -28,7 +28,7 @@ from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 DEPTH, WIDTH = 8, 3
-_LONG = 2.0  # times what is usual, which a step of a rest counts for at most: more is an interruption
+_LONG = 2.0  # times what plain steps take, which a step of a rest counts for at most: more is an interruption
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _SEEN = 16  # logged tokens of a task, so that something is known of it
@@ -346,7 +346,7 @@ class Throughput:
 
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
-        # not all of them were planned: where a rest ends, one is learnt from that was not
+        # not all of them were planned: copied text ends a rest, and is learnt from
         self._n_past, self._next_past = self._next_past, self._next_past + len(outcome.path)
         if outcome.verified.copied:
             self._n_plain = 0

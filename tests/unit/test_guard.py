@@ -6,7 +6,8 @@
 | good | a guard that steps aside from what is best |
 | chains | a chain that would be faster and is not noticed |
 | costs | a profile of other costs, or a step in which the process was suspended, that makes everything slow for long |
-| rest | steps without drafts that take the scheduler's time one by one, or are not seen at all: new costs, interruptions |
+| aside | a chain that turns out slower and is held on to, or a faster one that is left; passes that nothing is learnt from |
+| rest | steps without drafts that take the scheduler's time one by one, or are not seen at all: new costs, interruptions, texts |
 | what is counted | chains that are judged by tokens that do not continue them: another text, or copies |
 """
 
