@@ -36,6 +36,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 __all__ = ["Session", "SessionOptions"]
 
 _SEQ = 0
+_MAX_SHAPES = 4096  # whose addresses are known
 
 
 class Session:
@@ -61,7 +62,8 @@ class Session:
         self._checkpoints: Checkpoints | None = None  # None where any number of tokens can be forgotten
         self._eog: dict[int, bool] = {}
         self._no_ends: set[int] = set()  # tokens that are known to end no text
-        self._shape: TreeShape | None = None
+        # of each shape, where the engine finds its parents and ranks: a policy that adapts changes shapes twice in a step
+        self._addresses: dict[TreeShape, tuple[int, int]] = {}
         self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_levels = ctypes.c_int32()  # drafted in this step
         self._n_levels_address = ctypes.addressof(self._n_levels)
@@ -69,6 +71,7 @@ class Session:
         self._draft_rows: DraftRows | None = None
         self._draft_vocab: DraftVocab | None = None  # chooses how many they are, while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
+        self._make_node_buffers(native.MAX_NODES)
         self._set_shape(ROOT_ONLY)
         try:
             self._open()
@@ -657,15 +660,22 @@ class Session:
 
     def _set_shape(self, shape: TreeShape) -> None:
         self._shape = shape
+        if shape.n_nodes > len(self._node_tokens):
+            self._make_node_buffers(shape.n_nodes)
+        addresses = self._addresses.get(shape)
+        if addresses is None:
+            if len(self._addresses) >= _MAX_SHAPES:
+                self._addresses.clear()
+            addresses = self._addresses[shape] = (int(shape.parents.ctypes.data), int(shape.ranks.ctypes.data))
+        self._parents_address, self._ranks_address = addresses
+
+    def _make_node_buffers(self, n: int) -> None:
+        """Buffers of the hot path for trees of up to n nodes."""
         self._drafted = ()
-        self._node_tokens = (ctypes.c_int32 * shape.n_nodes)()
+        self._node_tokens = (ctypes.c_int32 * n)()
         self._node_tokens_address = ctypes.addressof(self._node_tokens)
-        self._logp = np.zeros(shape.n_nodes, dtype=np.float32)
-        self._logp_address = int(self._logp.ctypes.data)
-        self._entropy = np.zeros(shape.n_nodes, dtype=np.float32)
-        self._entropy_address = int(self._entropy.ctypes.data)
-        self._parents_address = int(shape.parents.ctypes.data)
-        self._ranks_address = int(shape.ranks.ctypes.data)
+        self._logp, self._entropy = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.float32)
+        self._logp_address, self._entropy_address = int(self._logp.ctypes.data), int(self._entropy.ctypes.data)
 
     # -- failure
 

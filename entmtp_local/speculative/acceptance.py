@@ -25,6 +25,9 @@ _HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
 # Of each node or step, where asked for.
 OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
+# Below such a log-probability, ln(1 - p) is nothing; and below such a logit so is the chance, which counts as none. Most of the
+# siblings of a draft are there, and need not be gone through.
+_UNLIKELY, _NEVER = -5.0, -5.5
 _LEAST_ENTROPY = 1e-3  # of the head, nats
 _FORGET = 1e-3  # share of what is known that a step forgets
 # Observations of each feature's usual size that a prior counts for: the head's own word, or a fit to few tokens; and a fit to
@@ -129,26 +132,26 @@ class AcceptanceModel:
             for node in range(1, len(chances)):
                 values.append(chances[node] * values[parents[node]])
             return values
-        one, own, rest, *by_rank = self.weights[:6].tolist()
-        heads = self._heads(tree, parents)
+        one, own, rest, rank1, rank2, rank3, head, head2 = self.weights.tolist()
+        by_rank = (0.0, rank1, rank2, rank3)
+        entropy = None if tree.entropy is None else tree.entropy.tolist()
         above = -1
-        for node, logp in enumerate(tree.logp.tolist()[1:], 1):
-            parent = parents[node]
+        for parent, rank, logp in zip(parents[1:], ranks[1:], tree.logp.tolist()[1:], strict=True):
             if parent != above:
-                above, base, value = parent, one + heads[parent], values[parent]
-            rank, logp = ranks[node], max(logp, _SMALLEST)
-            logit = base + own * logp + rest * log1p(-min(exp(logp), _LARGEST)) + (by_rank[min(rank, 3) - 1] if rank else 0.0)
+                above, base, value = parent, one, values[parent]
+                if entropy is not None:
+                    below = log(max(entropy[parent], _LEAST_ENTROPY))
+                    base += (head + head2 * below) * below
+            ranked = by_rank[rank] if rank < 3 else rank3
+            if logp > _UNLIKELY:
+                logit = base + own * logp + ranked + rest * log1p(-min(exp(logp), _LARGEST))
+            else:
+                logit = base + own * max(logp, _SMALLEST) + ranked
+                if logit < _NEVER:
+                    values.append(0.0)
+                    continue
             values.append(value / (1.0 + exp(min(-logit, _STEEPEST))))
         return values
-
-    def _heads(self, tree: DraftTree, parents: Sequence[int]) -> dict[int, float]:
-        """By node that was drafted below, what its entropy adds to the logits of its children."""
-        if tree.entropy is None:
-            return dict.fromkeys(parents, 0.0)
-        head, head2 = self.weights[6:8].tolist()
-        entropy = tree.entropy.tolist()
-        logs = {parent: log(max(entropy[parent], _LEAST_ENTROPY)) for parent in dict.fromkeys(parents[1:])}
-        return {parent: head * own + head2 * own * own for parent, own in logs.items()}
 
     def rows_of(self, tree: DraftTree, context: Context, nodes: Sequence[int]) -> list[list[float]]:
         """The `rows` of some nodes."""

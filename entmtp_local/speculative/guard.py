@@ -25,6 +25,8 @@ _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _SOONER = 8  # steps aside, of as many as the first time, between two looks at whether a chain is slower
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TOGETHER = 8  # steps that are compared together, which takes less than one by one
+# Where steps are short, comparing is a part of them that is felt: once many were compared, so many between two times.
+_MANY, _SHORT, _PASSED_OVER = 64, 0.008, 24
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
 
@@ -46,7 +48,9 @@ class Guard:
         self._tokens, self._seconds = 0.0, 0.0  # averages of a step
         self._n_steps = 0  # since the averages began
         self._n_learnt, self._usual = 0, 0.0  # seconds of a step, since the beginning
-        self._uncompared: list[tuple[Outcome, float]] = []  # steps to come to `_others`, and their seconds
+        self._uncompared: list[Outcome] = []  # steps to come to `_others`
+        # how many of those behind them do not; and of those that did not their number, their tokens and seconds
+        self._passes, self._passed = 0, (0, 0, 0.0)
         self._next_past = -1  # committed tokens, if the next step goes on with this text
         self.aside: int | None = None  # levels of the chain that is used instead
         self._left = 0  # steps aside that are left
@@ -77,21 +81,10 @@ class Guard:
         return self._policy.select(tree) if self.aside is None else tree
 
     def learn(self, outcome: Outcome) -> None:
-        path = outcome.path
-        self._next_past += len(path)
-        if self.aside is None and self._policy.exploring:
-            # what it takes to look for something better is bounded, and says nothing of how good the policy is
-            self._policy.learn(outcome)
-            self._compare_all()
-            self._others.forget()
-            return
-        taken = self._average(1, len(path), outcome.seconds)
-        if self.aside is None:
-            self._policy.learn(outcome)
-            self._uncompared.append((outcome, taken))
-            if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
-                self._compare_all()
-        else:
+        n_tokens = len(outcome.path)
+        self._next_past += n_tokens
+        if self.aside is not None:
+            self._average(1, n_tokens, outcome.seconds)
             self._policy.passed_over(outcome, self._next_past)
             self._left -= 1
             # A chain was chosen by costs that may be wrong. Replays gain where they are, and lose nowhere, if it is left as soon
@@ -99,6 +92,24 @@ class Guard:
             looks = self.aside and self._n_steps <= _HOLD and self._n_steps % _SOONER == 0
             if self._left == 0 or (looks and self._rate < self._before):
                 self._judge()
+            return
+        explores = self._policy.exploring
+        self._policy.learn(outcome)
+        if explores:
+            # what it takes to look for something better is bounded, and says nothing of how good the policy is
+            self._compare_all()
+            self._others.forget()
+        elif self._passes:
+            self._passes -= 1
+            n, before, seconds = self._passed
+            self._passed = n + 1, before + n_tokens, seconds + without_pause(outcome.seconds, self._usual)
+        else:
+            self._uncompared.append(outcome)
+            if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
+                self._compare_all()
+                # while it is open how far a chain was right, the next step tells
+                if self._usual < _SHORT and self._others.n >= _MANY and not self._others.waits:
+                    self._passes = _PASSED_OVER
 
     def rest(self, n_past: int) -> tuple[int, float]:
         self._at(n_past)
@@ -106,12 +117,13 @@ class Guard:
         return (0, 0.0) if self.aside is not None or self._others.waits else self._policy.rest(n_past)
 
     def rested(self, n: int, seconds: float, verify_seconds: float) -> None:
+        self._compare_all()
         self._next_past += n
         self._policy.rested(n, seconds, verify_seconds)
         self._average(n, 1, seconds / n)
         self._look(n)
 
-    def _average(self, n: int, n_tokens: int, seconds: float) -> float:
+    def _average(self, n: int, n_tokens: float, seconds: float) -> float:
         """Take n steps into the averages, each of so many tokens and seconds; their seconds without a pause."""
         taken = without_pause(seconds, self._usual) if self._usual else seconds
         self._n_steps += n
@@ -128,7 +140,11 @@ class Guard:
 
     def _compare_all(self) -> None:
         """Note what chains would have brought in the last steps; step aside where one has been better for long."""
-        steps, self._uncompared = self._uncompared, []
+        (n_passed, n_tokens, seconds_passed), self._passed = self._passed, (0, 0, 0.0)
+        if n_passed:
+            self._average(n_passed, n_tokens / n_passed, seconds_passed / n_passed)
+        steps = [(outcome, self._average(1, len(outcome.path), outcome.seconds)) for outcome in self._uncompared]
+        self._uncompared = []
         cost = self._policy.cost
         if cost is None or not steps:
             return
@@ -151,7 +167,7 @@ class Guard:
                 tokens = [outcome.verified.tokens[node] for node in outcome.path]
                 self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
         if n:
-            self._look(n)
+            self._look(n + n_passed)
 
     def _look(self, n: int) -> None:
         """Count n steps, and step aside where that is due and something else has been better."""
@@ -177,7 +193,7 @@ class Guard:
         else:
             self._hold, self._quiet = _HOLD, _TRUST
         self.aside = None
-        self._n_steps = 0
+        self._n_steps = self._passes = 0
         self._others = Comparison(self.max_depth)
 
     def within(self, limits: Limits) -> Policy:
@@ -195,7 +211,7 @@ class Comparison:
     """
 
     def __init__(self, depth: int) -> None:
-        self._n = 0
+        self.n = 0  # steps that were seen to their end
         self._mean, self._square = [0.0] * (depth + 1), [0.0] * (depth + 1)
         # chains that are right so far and how far, with what the step gained and what each chain would have cost
         self._open: list[tuple[list[int], int, float, list[float | None]]] = []
@@ -241,8 +257,8 @@ class Comparison:
         self._count(len(spine), n_right, gained, prices)
 
     def _count(self, length: int, n_right: int, gained: float, prices: list[float | None]) -> None:
-        self._n += 1
-        weight = max(1 / _WINDOW, 1 / self._n)
+        self.n += 1
+        weight = max(1 / _WINDOW, 1 / self.n)
         for n, price in enumerate(prices):
             # where all that was drafted was right, nothing is known of a longer chain: it counts as no better
             known = n <= length or n_right < length
@@ -254,7 +270,7 @@ class Comparison:
         """The length of the chain that is surely better by the margin, the best of them; None where there is none."""
         found = max(range(len(self._mean)), key=self._mean.__getitem__)
         mean = self._mean[found]
-        n = max(1, min(self._n, _WINDOW))
+        n = max(1, min(self.n, _WINDOW))
         # few steps may not have seen yet how far drafts can hold
         error = sqrt((max(0.0, self._square[found] - mean * mean) + _UNSEEN / n) / n)
         return found if mean > max(margin, _SURE * error) else None

@@ -88,11 +88,13 @@ class Levels:
         sizes, seconds = cost.sizes, cost.seconds
         tokens, taken = [1.0], [seconds[0]]
         ascending = [-1.0]  # negative values of the nodes so far
+        prices = [rate * each for each in seconds]
         for level in range(len(spine)):
             for value in values[1 + width * level : 1 + width * (level + 1)]:
                 insort(ascending, -value)
             expected = list(accumulate(ascending))
-            worth = [-expected[size - 1] - rate * seconds[i] for i, size in enumerate(sizes) if size <= len(expected)]
+            n_sizes = bisect_right(sizes, len(expected))
+            worth = [-expected[size - 1] - price for size, price in zip(sizes[:n_sizes], prices, strict=False)]
             best = worth.index(max(worth))
             tokens.append(-expected[sizes[best] - 1])
             taken.append(seconds[best])

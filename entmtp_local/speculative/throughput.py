@@ -38,7 +38,10 @@ _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
 # several, behind one pass.
 _TOGETHER = 8
-_LEARNING, _MOST_INTERVAL = 0.005, 8  # seconds of steps that chances are learnt from once, and steps at most
+# Learning from a step takes a thirtieth of one of a small model. So the more have been learnt from, the fewer are: beyond twice
+# _MANY one in two, and so on, down to one in so many seconds of them, or steps. Of the others only tokens and seconds count.
+_MANY, _LEARNING, _MOST_INTERVAL = 16, 0.024, 4
+_GOLDEN = 0.618034  # multiples of the golden ratio fall together with nothing that a text repeats
 _BESIDE = 0.1  # and in what steps take beside draft and verification
 _BESIDE_AMONG_DRAFTS = 0.01  # of plain steps there, where that is more than what is known
 _MAX_SHAPES = 4096
@@ -76,7 +79,7 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Choice:
     """What was known of a draft when part of it was chosen to be verified."""
 
@@ -86,7 +89,7 @@ class _Choice:
     expected: tuple[float, float]  # tokens and seconds of the step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Taken:
     """A step that was taken."""
 
@@ -94,6 +97,7 @@ class _Taken:
     choice: _Choice | None  # None where nothing was drafted
     n_past: int  # tokens in the context
     first: bool  # it has the first draft of a text
+    goes_on: bool  # the step before drafted, too
     explores: bool  # it looked at drafts
     rests: bool  # drafts seemed not to pay
 
@@ -127,7 +131,12 @@ class Throughput:
         self._n_past, self._next_past = 0, -1  # tokens in the context before it, and before the next one if the text goes on
         self._undrafted = True  # whether nothing of the text has been drafted yet
         self._untaken: list[_Taken] = []  # steps that were not learnt from yet
+        self._uncalibrated: list[_Taken] = []  # those that only chances are still to be learnt from
+        self._between = (0, 0, 0.0)  # steps beside those of which only the sums count, their tokens and seconds
         self._n_learnt = 0
+        # steps with drafts that were learnt from since a look at drafts began at rest, steps of which one is learnt from now, and
+        # whose turn it is, from 0 to 1
+        self._n_drafts, self._interval, self._turn = 0, 1, 0.0
         self._drafted_last = False
         self._plain_seconds = 0.0  # of a plain step, by what was believed when the newest look at drafts began
         self._n_plain = 0  # steps in a row that drafted nothing
@@ -160,11 +169,6 @@ class Throughput:
         if self.cost is None or not n_levels:
             return 0.0
         return self.cost.draft_seconds(n_levels) + max(0.0, self._beside[1] - self._beside[0])
-
-    @property
-    def _interval(self) -> int:
-        """Steps from which one is learnt: where they are short, learning from each would be a part of them that is felt."""
-        return max(1, min(_MOST_INTERVAL, round(_LEARNING / self._seconds)))
 
     @property
     def max_depth(self) -> int:
@@ -240,6 +244,7 @@ class Throughput:
             self._plain_seconds = 1 / self.plain_rate
             if not levels.pays:
                 levels.fade()
+                self._n_drafts, self._interval = 0, 1
         self.least = levels.least(explores)
         return self._plans[-1] if explores or levels.pays else ROOT_ONLY
 
@@ -314,15 +319,17 @@ class Throughput:
             _end(values, tree)
         # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
-        expected = list(accumulate(values[node] for node in order))
+        expected = list(accumulate([values[node] for node in order]))
         sizes, seconds, budget = cost.sizes, cost.seconds, self._variant.budget
-        allowed = range(bisect_right(sizes, min(budget or len(values), len(values))))
+        n_allowed = bisect_right(sizes, min(budget or len(values), len(values)))
+        brought = [expected[size - 1] for size in sizes[:n_allowed]]
         # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
         # there: the rate that a node must beat lies between that of the run and this step's own best
         drafted = self.draft_seconds(tree.shape.max_depth)
-        here = max(expected[sizes[i] - 1] / (seconds[i] + drafted) for i in allowed)
-        rate = self._rate + self._variant.local * (here - self._rate)
-        best = max(allowed, key=lambda i: expected[sizes[i] - 1] - (0.0 if budget else rate * seconds[i]))
+        here = max([tokens / (taken + drafted) for tokens, taken in zip(brought, seconds, strict=False)])
+        rate = 0.0 if budget else self._rate + self._variant.local * (here - self._rate)
+        worth = [tokens - rate * taken for tokens, taken in zip(brought, seconds, strict=False)]
+        best = worth.index(max(worth))
         kept = tuple(sorted(order[: sizes[best]]))
         step_seconds = seconds[best] + drafted + self._beside[0]
         self._choice = _Choice(self._context, values, kept, (expected[sizes[best] - 1], step_seconds))
@@ -341,8 +348,8 @@ class Throughput:
             self._shapes[key] = shape
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
-        assert tree.logp is not None
-        return DraftTree(shape, tuple([tree.tokens[node] for node in kept]), tree.logp[list(kept)])
+        tokens = tree.tokens
+        return DraftTree(shape, tuple([tokens[node] for node in kept]))
 
     def learn(self, outcome: Outcome) -> None:
         choice, self._choice = self._choice, None
@@ -352,34 +359,50 @@ class Throughput:
             self._n_plain = 0
         if self.cost is None or outcome.verified.copied:
             return
-        first = self._undrafted and outcome.drafted.shape.max_depth > 0
-        self._undrafted = self._undrafted and not first
+        drafts = outcome.drafted.shape.max_depth > 0
+        first, goes_on = self._undrafted and drafts, self._drafted_last
+        self._undrafted, self._drafted_last = self._undrafted and not first, drafts
         explores, rests = self._looks.exploring, not self._levels.pays
         self._accepted += 0.1 * (len(outcome.path) - 1 - self._accepted)
-        self._untaken.append(_Taken(outcome, choice, self._n_past, first, explores, rests))
-        if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) >= _TOGETHER:
+        n, n_tokens, seconds = self._between
+        self._turn = (self._turn + _GOLDEN) % 1.0
+        if self._turn * self._interval < 1.0 or choice is None or explores or rests:
+            self._untaken.append(_Taken(outcome, choice, self._n_past, first, goes_on, explores, rests))
+        else:
+            taken = without_pause(outcome.seconds, self._seconds)
+            self._between = (n + 1, n_tokens + len(outcome.path), seconds + taken)
+        n_most = _TOGETHER * min(self._interval, 2)
+        if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) + self._between[0] >= n_most:
             self._take_all()
 
     def _take_all(self) -> None:
         """Learn from the steps that have not been learnt from."""
         steps, self._untaken = self._untaken, []
+        (n_between, n_tokens, seconds), self._between = self._between, (0, 0, 0.0)
         cost = self.cost
         assert cost is not None
+        if n_between:
+            self._looks.took(seconds, 0.0)
+            self._average(n_between, n_tokens / n_between, seconds / n_between)
         seen = []
         for step in steps:
             # another text may have begun since
             cost.at(step.n_past)
-            observes = step.explores or self._n_learnt < _FIRST_STEPS or self._n_learnt % self._interval == 0
             n_worth = 0
-            if step.choice is not None and observes:
+            if step.choice is not None:
                 n_worth = self._look(step.choice, step.outcome.drafted)
                 seen.append(step)
             self._take(step, n_worth)
         cost.at(self._n_past)
         if seen:
+            self._n_drafts += len(seen)
             self._choose()
         if self._variant.learns:
-            self._calibrate(seen)
+            self._uncalibrated += seen
+            if len(self._uncalibrated) >= (_TOGETHER if self._interval > 1 else _TOGETHER // 2):
+                seen, self._uncalibrated = self._uncalibrated, []
+                self._calibrate(seen)
+        self._interval = max(1, min(_MOST_INTERVAL, round(_LEARNING / self._seconds), self._n_drafts // _MANY))
 
     def _look(self, choice: _Choice, drafted: DraftTree) -> int:
         """Note what the levels of a draft promised; how many of them were worth drafting."""
@@ -420,7 +443,7 @@ class Throughput:
             price = (n_levels - n_worth) * cost.level_seconds
         self._looks.took(taken, price, promised)
         # a text's first draft also feeds the head its prompt, and after steps that drafted nothing what was accepted meanwhile
-        if n_levels and self._drafted_last and not step.first:
+        if n_levels and step.goes_on and not step.first:
             cost.observe_draft(n_levels, outcome.draft_seconds)
             # some of the first drafts build graphs
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
@@ -429,7 +452,6 @@ class Throughput:
         elif step.first and step.choice is not None and not step.rests:
             # the prompt is a part of what drafts take
             self._levels.compare(n_tokens, taken, step.choice.expected, self._rate)
-        self._drafted_last = n_levels > 0
         self._average(1, n_tokens, taken)
 
     def _calibrate(self, steps: Sequence[_Taken]) -> None:

@@ -295,8 +295,9 @@ def test_steps_of_uneven_length_do_not_rest_for_ever() -> None:
     policy, rng = Counting(), random.Random(3)
     run = Run(Guard(policy), STEEP, always(0.02))
     singles = []
-    for _ in range(40):
-        for _ in range(200):
+    # a look takes what half a per cent of 170 to 340 steps does
+    for _ in range(20):
+        for _ in range(400):
             run.costs = replace(STEEP, verify={size: rng.uniform(0.9, 1.2) * seconds for size, seconds in STEEP.verify.items()})
             run.step()
         singles.append(policy.single)
@@ -415,13 +416,13 @@ def test_chains_are_judged_by_the_tokens_that_follow() -> None:
     prices: list[float | None] = [1.0, 1.5, 2.0, None]
     # drafted 5 6 7, nothing of which was verified; then 5 and 6 follow, one by one, and 8
     found.add(tree((4, 5, 6, 7)), [4], 0.0, prices)
-    assert found._n == 0
+    assert found.n == 0
     for token in (5, 6):
         found.add(DraftTree(ROOT_ONLY, (token,)), [token], 0.0, [None] * 4)
-        assert found._n == 0 and found.waits
+        assert found.n == 0 and found.waits
     found.add(DraftTree(ROOT_ONLY, (8,)), [8], 0.0, [None] * 4)
     # steps that drafted nothing show nothing of chains, and the one chain is over
-    assert found._n == 1 and not found.waits
+    assert found.n == 1 and not found.waits
     assert found._mean == pytest.approx([1 - 1.0, 2 - 1.5, 3 - 2.0, 0.0])
 
 
@@ -466,7 +467,7 @@ def test_steps_compared_together_come_to_the_same() -> None:
             if guard is one_by_one:
                 guard._compare_all()
         guard._compare_all()
-    assert (together._others._n, together._others._open) == (one_by_one._others._n, one_by_one._others._open)
+    assert (together._others.n, together._others._open) == (one_by_one._others.n, one_by_one._others._open)
     assert together._others._mean == pytest.approx(one_by_one._others._mean, abs=0.1)
 
 
@@ -478,9 +479,9 @@ def test_another_text_does_not_continue_a_chain() -> None:
     assert len(guard._others._open) == 0, "right to its end"
     observed(guard, (5, 6, 7), (0,), 13, verified=DraftTree(ROOT_ONLY, (5,)))
     assert len(guard._others._open) == 1, "what follows will tell"
-    n = guard._others._n
+    n = guard._others.n
     observed(guard, (6, 7, 8), whole, 40)
-    assert guard._others._n == n + 1, "the new text's own chain alone"
+    assert guard._others.n == n + 1, "the new text's own chain alone"
 
 
 def test_copied_steps_end_what_is_open() -> None:
@@ -489,9 +490,9 @@ def test_copied_steps_end_what_is_open() -> None:
     observed(guard, (5, 6, 7), (0,), 10, verified=DraftTree(ROOT_ONLY, (5,)))
     assert len(guard._others._open) == 1
     copies = DraftTree(TreeShape.chain(2), (6, 7, 8), copied=frozenset((1, 2)))
-    n = guard._others._n
+    n = guard._others.n
     observed(guard, (6, 7, 8), (0, 1, 2), 11, drafted=copies, verified=copies)
-    assert (len(guard._others._open), guard._others._n) == (0, n)
+    assert (len(guard._others._open), guard._others.n) == (0, n)
 
 
 def test_limits_and_names() -> None:

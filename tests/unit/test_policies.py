@@ -209,10 +209,11 @@ def test_what_is_planned_stays_within_limits(name: str, limits: Limits) -> None:
     assert policy.max_depth <= limits.max_depth and (not policy.needs_entropy or name == "entmtp")
     for log in np.linspace(-6, 3, 30):
         shape = policy.plan(evidence(math.exp(log)))
-        tree = policy.select(drafted(shape, entropy=[0.1] * shape.n_nodes)) if shape.n_nodes > 1 else drafted(shape)
+        whole = drafted(shape, entropy=[0.1] * shape.n_nodes)
+        tree = policy.select(whole) if shape.n_nodes > 1 else whole
         assert shape.max_depth <= limits.max_depth and tree.shape.n_nodes <= limits.max_nodes + 1
         assert limits.trees or tree.shape.is_chain
-        policy.learn(outcome(tree))
+        policy.learn(replace(outcome(whole), verified=tree))
 
 
 @pytest.mark.parametrize("name", ["entmtp", "entropy-chain", "hydra:3", "throughput", "throughput:costless"])

@@ -100,8 +100,6 @@ def test_the_selected_nodes_are_the_best_there_are(seed: int, ties: bool) -> Non
     assert worth(chosen.tokens) == pytest.approx(best, abs=1e-5)
     for node, parent in enumerate(chosen.shape.parents[1:], start=1):
         assert parents[chosen.tokens[node]] == chosen.tokens[parent]
-    assert chosen.logp is not None
-    assert np.array_equal(chosen.logp, logp[list(chosen.tokens)])
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -119,9 +117,10 @@ def test_the_order_of_siblings_changes_nothing(seed: int) -> None:
     for each, given in ((shape, chances), (shuffled, chances[order])):
         policy = ready(depth=14)
         policy._tokens, policy._seconds = rate, 1.0
-        chosen = policy.select(DraftTree(each, tuple(range(14)), np.log(given).astype(np.float32)))
-        assert chosen.logp is not None
-        found.append(sorted(path_values(chosen.shape.parents.tolist(), chosen.logp)))
+        logp = np.log(given).astype(np.float32)
+        chosen = policy.select(DraftTree(each, tuple(range(14)), logp))
+        # tokens were numbered as the nodes
+        found.append(sorted(path_values(chosen.shape.parents.tolist(), logp[list(chosen.tokens)])))
     assert found[0] == pytest.approx(found[1])
 
 
@@ -469,6 +468,7 @@ def test_nothing_is_learnt_from_an_end_that_was_verified(monkeypatch: pytest.Mon
     verified = policy.select(drafted)
     assert verified.tokens == drafted.tokens, "four nodes are cheaper than three"
     policy.learn(Outcome(drafted, verified, (0, 1, 2), 1e-3, 39e-3, 41e-3))
+    policy._calibrate(policy._uncalibrated)
     assert seen == [[1.0, 1.0]]
 
 
@@ -500,6 +500,9 @@ def test_node_by_node_chances_are_the_same(seed: int, extra: tuple[str, ...]) ->
     model.weights = rng.normal(size=len(model.features)) * rng.choice([1.0, 100.0])
     rows = model.rows(drafted, context)
     chances = model.chances(rows)
+    if not extra:
+        # hardly any, and by the head itself hardly any: none
+        chances[(logp <= -5) & (rows @ model.weights < -5.5)] = 0.0
     expected = [1.0]
     for node in range(1, 14):
         expected.append(chances[node] * expected[shape.parents[node]])
