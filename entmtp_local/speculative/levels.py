@@ -38,8 +38,8 @@ class Levels:
         self._gains, self._prices, self._seen = [0.0] * (_N_RANGES + 1), [0.0] * (_N_RANGES + 1), [0] * (_N_RANGES + 1)
         # of all levels that are worth it: tokens, seconds of verifying them, and how many they are
         self._tokens, self._seconds, self._n_levels, self._n_looks = 0.0, 0.0, 1.0, 0
-        # tokens that steps with drafts bring beyond what was expected, less the price of their seconds
-        self._missed, self._n_steps = 0.0, 0
+        # tokens and seconds of steps with drafts beyond what was expected
+        self._missed, self._late, self._n_steps = 0.0, 0.0, 0
         self.pays = True  # whether to draft
         self._lowest = 0  # the last range below which levels pay
 
@@ -119,18 +119,22 @@ class Levels:
             self._prices[i] += weight * (price - self._prices[i])
         return n_worth
 
-    def compare(self, n_tokens: float, seconds: float, expected: tuple[float, float], rate: float) -> None:
+    def compare(self, n_tokens: float, seconds: float, expected: tuple[float, float]) -> None:
         """Note what a step with drafts brought and took, beside the tokens and seconds that were expected of it."""
         self._n_steps += 1
         weight = max(_WEIGHT_MISSED, 1 / (self._n_steps + _PRIOR_MISSED))
-        more = min(seconds, _INTERRUPTED * expected[1]) - expected[1]
-        self._missed += weight * (n_tokens - expected[0] - rate * more - self._missed)
+        self._missed += weight * (n_tokens - expected[0] - self._missed)
+        self._late += weight * (min(seconds, _INTERRUPTED * expected[1]) - expected[1] - self._late)
 
-    def choose(self, rate: float, n_tokens: float, cost: CostModel, draft_seconds: Callable[[float], float]) -> None:
+    def choose(
+        self, rate: float, plain_rate: float, n_tokens: float, cost: CostModel, draft_seconds: Callable[[float], float]
+    ) -> None:
         """Decide whether to draft from now on, and down to which paths.
 
         Args:
             rate: tokens per second that a second must bring.
+            plain_rate: those of plain steps. Drafts that bring more than these pay, although they may bring less than they did in
+                a text that was easier.
             n_tokens: of a step, lately.
             draft_seconds: what so many levels take beside their verification.
         """
@@ -149,5 +153,6 @@ class Levels:
         self._lowest = lowest
         if self._n_looks < _ENOUGH:
             return
-        worth = self._missed + self._tokens - rate * (self._seconds + draft_seconds(self._n_levels))
+        seconds = self._late + self._seconds + draft_seconds(self._n_levels)
+        worth = self._missed + self._tokens - plain_rate * seconds
         self.pays = worth > n_tokens * (_END if self.pays else _BEGIN)

@@ -37,7 +37,7 @@ _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these a
 _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
 # several, behind one pass.
-_TOGETHER = 8
+_TOGETHER, _MOST_TOGETHER = 8, 11  # fewer than lie between two looks, each of which has to be known before the next one
 # Learning from a step takes a thirtieth of one of a small model. So the more have been learnt from, the fewer are: beyond twice
 # _MANY one in two, and so on, down to one in so many seconds of them, or steps. Of the others only tokens and seconds count.
 _MANY, _LEARNING, _MOST_INTERVAL = 16, 0.024, 4
@@ -371,8 +371,8 @@ class Throughput:
         else:
             taken = without_pause(outcome.seconds, self._seconds)
             self._between = (n + 1, n_tokens + len(outcome.path), seconds + taken)
-        n_most = _TOGETHER * min(self._interval, 2)
-        if explores or rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) + self._between[0] >= n_most:
+        n_most = _TOGETHER if self._interval == 1 else _MOST_TOGETHER
+        if rests or self._n_learnt < _FIRST_STEPS or len(self._untaken) + self._between[0] >= n_most:
             self._take_all()
 
     def _take_all(self) -> None:
@@ -412,7 +412,7 @@ class Throughput:
 
     def _choose(self) -> None:
         assert self.cost is not None
-        self._levels.choose(self._rate, self._tokens, self.cost, self.draft_seconds)
+        self._levels.choose(self._rate, self.plain_rate, self._tokens, self.cost, self.draft_seconds)
 
     def _take(self, step: _Taken, n_worth: int) -> None:
         """Take what a step brought and took into the averages."""
@@ -448,10 +448,10 @@ class Throughput:
             # some of the first drafts build graphs
             beyond = max(0.0, outcome.draft_seconds - _GRAPH * cost.draft_seconds(n_levels))
             if step.choice is not None:
-                self._levels.compare(n_tokens, taken - beyond, step.choice.expected, self._rate)
+                self._levels.compare(n_tokens, taken - beyond, step.choice.expected)
         elif step.first and step.choice is not None and not step.rests:
             # the prompt is a part of what drafts take
-            self._levels.compare(n_tokens, taken, step.choice.expected, self._rate)
+            self._levels.compare(n_tokens, taken, step.choice.expected)
         self._average(1, n_tokens, taken)
 
     def _calibrate(self, steps: Sequence[_Taken]) -> None:

@@ -46,7 +46,7 @@ def settle(levels: Levels, cost: CostModel, chance: float, n: int = 400, explore
             values.append(values[-1] * min(0.99, max(0.01, rng.gauss(chance, 0.1))))
             spine.append(log(values[-1]))
         levels.look(values, spine, 1, RATE, cost)
-        levels.choose(RATE, 2.0, cost, lambda n_levels: n_levels * cost.level_seconds)
+        levels.choose(RATE, 1 / cost.seconds[0], 2.0, cost, lambda n_levels: n_levels * cost.level_seconds)
 
 
 def break_even(level: float, chance: float) -> float:
@@ -108,7 +108,7 @@ def test_at_rest_deeper_levels_are_looked_at(node: float, fixed: float) -> None:
                 values.append(values[-1] * min(0.99, rng.gauss(chance, 0.05)))
                 spine.append(log(0.9) * len(values))
             levels.look(values, spine, 1, RATE, cost)
-            levels.choose(RATE, 1.0, cost, lambda n_levels: fixed + n_levels * cost.level_seconds)
+            levels.choose(RATE, RATE, 1.0, cost, lambda n_levels: fixed + n_levels * cost.level_seconds)
 
     decode(0.3, 400)
     assert not levels.pays
@@ -138,7 +138,15 @@ def test_what_calibration_saw_is_where_it_begins() -> None:
     for n_tokens, pays in ((1.0, True), (0.1, False)):
         levels, cost = Levels(), costs(0.1)
         levels.expect(n_tokens, 2 * NODE, 2)
-        levels.choose(RATE, 1.0, cost, lambda n_levels: 0.1 * n_levels)
+        levels.choose(RATE, RATE, 1.0, cost, lambda n_levels: 0.1 * n_levels)
+        assert levels.pays is pays
+
+
+def test_drafts_are_weighed_against_plain_steps_and_not_against_an_easier_text() -> None:
+    for plain_rate, pays in ((1.0, True), (5.0, False)):
+        levels, cost = Levels(), costs(0.1)
+        levels.expect(1.0, 2 * NODE, 2)
+        levels.choose(10.0, plain_rate, 2.0, cost, lambda n_levels: 0.1 * n_levels)
         assert levels.pays is pays
 
 
