@@ -455,6 +455,7 @@ class Session:
         vocab = self._draft_vocab
         if vocab is not None and vocab.due(shape.max_depth) and self._draft_rows is not None:
             self._draft_rows.cut(vocab.size)
+        self._drafted = ()
         code = self._api.mtp_draft(
             self._ctx_mtp,
             _SEQ,
@@ -659,7 +660,6 @@ class Session:
             self._check(code, "the drafter")
 
     def _set_shape(self, shape: TreeShape) -> None:
-        self._shape = shape
         if shape.n_nodes > len(self._node_tokens):
             self._make_node_buffers(shape.n_nodes)
         addresses = self._addresses.get(shape)
@@ -668,6 +668,7 @@ class Session:
                 self._addresses.clear()
             addresses = self._addresses[shape] = (int(shape.parents.ctypes.data), int(shape.ranks.ctypes.data))
         self._parents_address, self._ranks_address = addresses
+        self._shape = shape
 
     def _make_node_buffers(self, n: int) -> None:
         """Buffers of the hot path for trees of up to n nodes."""

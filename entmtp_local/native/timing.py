@@ -134,6 +134,7 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
     session.clear()
     # What is there now stays. Looked through for garbage while a text is written, all modules and the vocabulary take as long as
     # ten steps of a small model.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

@@ -2,7 +2,7 @@
 
 The head's probability orders candidates well and is wrong by a factor that differs with rank, temperature, task and draft
 vocabulary. A logistic regression on what is known of a node corrects it. It begins as the head's own word, or as a profile's
-fit, learns from every step, and forgets.
+fit, learns from the steps that it is shown, and forgets.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _HEAD = ("one", "logp", "rest", "rank1", "rank2", "rank3", "head", "head2")
 # Of each node or step, where asked for.
 OPTIONAL = ("depth", "path", "entropy", "running", "accepted")
 _SMALLEST, _LARGEST = -12.0, 1.0 - 1e-4  # log-probabilities and probabilities of the head are cut there
-# Below such a log-probability, ln(1 - p) is nothing; and below such a logit so is the chance, which counts as none. Most of the
-# siblings of a draft are there, and need not be gone through.
+# Below such a log-probability ln(1 - p) is next to nothing, and below such a logit without it so is the chance, which counts as
+# none. Most of the siblings of a draft are there, and need not be gone through.
 _UNLIKELY, _NEVER = -5.0, -5.5
 _LEAST_ENTROPY = 1e-3  # of the head, nats
-_FORGET = 1e-3  # share of what is known that a step forgets
+_FORGET = 1e-3  # share of what is known that a step forgets that is learnt from
 # Observations of each feature's usual size that a prior counts for: the head's own word, or a fit to few tokens; and a fit to
 # many (replays on texts that were not fitted, docs/LOG.md, 2026-11-30).
 _STRENGTH, _STRENGTH_OF_MANY = 8.0, 64.0
@@ -118,6 +118,8 @@ class AcceptanceModel:
     def values(self, tree: DraftTree, context: Context) -> list[float]:
         """The chance of each node that it is accepted, and all above it: what `chances` of its `rows` say, multiplied.
 
+        What is hopeless by the head and by what was learnt counts as 0.
+
         Node by node where there are no extra features: a pass leaves nothing of NumPy in the processor's caches, and for the few
         nodes of a draft that would cost more than the arithmetic does.
 
@@ -142,14 +144,12 @@ class AcceptanceModel:
                 if entropy is not None:
                     below = log(max(entropy[parent], _LEAST_ENTROPY))
                     base += (head + head2 * below) * below
-            ranked = by_rank[rank] if rank < 3 else rank3
-            if logp > _UNLIKELY:
-                logit = base + own * logp + ranked + rest * log1p(-min(exp(logp), _LARGEST))
-            else:
-                logit = base + own * max(logp, _SMALLEST) + ranked
-                if logit < _NEVER:
-                    values.append(0.0)
-                    continue
+            logp = max(logp, _SMALLEST)
+            logit = base + own * logp + (by_rank[rank] if rank < 3 else rank3)
+            if logp < _UNLIKELY and logit < _NEVER:
+                values.append(0.0)
+                continue
+            logit += rest * log1p(-min(exp(logp), _LARGEST))
             values.append(value / (1.0 + exp(min(-logit, _STEEPEST))))
         return values
 

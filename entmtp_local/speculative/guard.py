@@ -1,7 +1,7 @@
 """Watches an adaptive policy from outside and steps aside while something simpler is faster.
 
 What plain decoding and chains would have brought is known without trying them: whatever is drafted, the tokens that follow show
-how far its best-ranked chain was right. So each step is compared with what a chain of each length would have given and taken at
+how far its best-ranked chain was right. So steps are compared with what a chain of each length would have given and taken at
 the same place, and nothing is spent on trying one until there is good reason to.
 """
 
@@ -25,7 +25,8 @@ _HOLD, _LONGEST_HOLD = 64, 4096  # steps aside, the first time and at most
 _SOONER = 8  # steps aside, of as many as the first time, between two looks at whether a chain is slower
 _AGAIN = 16  # steps between two looks after stepping aside was right: what was slow may be several times as slow
 _TOGETHER = 8  # steps that are compared together, which takes less than one by one
-# Where steps are short, comparing is a part of them that is felt: once many were compared, so many between two times.
+# Where steps are short, comparing is a part of them that is felt: once many were compared, so many are passed over between two
+# times, which show no more than how far the chains before them were right.
 _MANY, _SHORT, _PASSED_OVER = 64, 0.008, 24
 _TRUST = 512  # steps without a look, after stepping aside was wrong
 
@@ -51,6 +52,7 @@ class Guard:
         self._uncompared: list[Outcome] = []  # steps to come to `_others`
         # how many of those behind them do not; and of those that did not their number, their tokens and seconds
         self._passes, self._passed = 0, (0, 0, 0.0)
+        self._uncounted = 0  # of them, steps to come to `_look`
         self._next_past = -1  # committed tokens, if the next step goes on with this text
         self.aside: int | None = None  # levels of the chain that is used instead
         self._left = 0  # steps aside that are left
@@ -103,13 +105,17 @@ class Guard:
             self._passes -= 1
             n, before, seconds = self._passed
             self._passed = n + 1, before + n_tokens, seconds + without_pause(outcome.seconds, self._usual)
+            if outcome.verified.copied:
+                self._others.forget()
+            elif self._others.waits:
+                self._others.go_on([outcome.verified.tokens[node] for node in outcome.path])
         else:
             self._uncompared.append(outcome)
-            if outcome.drafted.shape is ROOT_ONLY or len(self._uncompared) >= _TOGETHER:
+            enough = len(self._uncompared) >= _TOGETHER
+            if enough or outcome.drafted.shape is ROOT_ONLY:
                 self._compare_all()
-                # while it is open how far a chain was right, the next step tells
-                if self._usual < _SHORT and self._others.n >= _MANY and not self._others.waits:
-                    self._passes = _PASSED_OVER
+            if enough and self._usual < _SHORT and self._others.n >= _MANY:
+                self._passes = _PASSED_OVER
 
     def rest(self, n_past: int) -> tuple[int, float]:
         self._at(n_past)
@@ -143,6 +149,7 @@ class Guard:
         (n_passed, n_tokens, seconds_passed), self._passed = self._passed, (0, 0, 0.0)
         if n_passed:
             self._average(n_passed, n_tokens / n_passed, seconds_passed / n_passed)
+            self._uncounted += n_passed
         steps = [(outcome, self._average(1, len(outcome.path), outcome.seconds)) for outcome in self._uncompared]
         self._uncompared = []
         cost = self._policy.cost
@@ -167,10 +174,11 @@ class Guard:
                 tokens = [outcome.verified.tokens[node] for node in outcome.path]
                 self._others.add(outcome.drafted, tokens, len(tokens) - rate * taken, prices)
         if n:
-            self._look(n + n_passed)
+            self._look(n)
 
     def _look(self, n: int) -> None:
         """Count n steps, and step aside where that is due and something else has been better."""
+        n, self._uncounted = n + self._uncounted, 0
         self._quiet -= n
         self._since_look += n
         due = self._since_look >= _AGAIN if self._hold > _HOLD else self._since_look >= _LOOK and self._n_steps >= _WINDOW // 2
@@ -234,9 +242,7 @@ class Comparison:
             gained: tokens of the step less its price.
             prices: [n] in tokens, of a step with a chain of n; None for one that cannot be had.
         """
-        going, self._open = self._open, []
-        for spine, n_right, before, then in going:
-            self._follow(spine, n_right, tokens, before, then)
+        self.go_on(tokens)
         if drafted.shape.n_nodes == 1:
             return
         spine, node = [], 0
@@ -244,6 +250,12 @@ class Comparison:
             node = drafted.shape.children[node][0]
             spine.append(drafted.tokens[node])
         self._follow(spine, 0, tokens[1:], gained, prices)
+
+    def go_on(self, tokens: Sequence[int]) -> None:
+        """Take the tokens of a step for what they show of those before it; arguments are those of `add`."""
+        going, self._open = self._open, []
+        for spine, n_right, before, then in going:
+            self._follow(spine, n_right, tokens, before, then)
 
     def _follow(self, spine: list[int], n_right: int, tokens: Sequence[int], gained: float, prices: list[float | None]) -> None:
         for token in tokens:

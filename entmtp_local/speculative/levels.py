@@ -21,7 +21,7 @@ _EXPECTED = 16  # looks that what calibration saw counts for
 _FADED = 2  # looks that what was seen counts for when drafts are looked at anew
 _ENOUGH = 4  # looks, _FADED included, after which drafts are begun or given up
 _WEIGHT = 1 / 64  # weight of the newest look
-_WEIGHT_MISSED, _PRIOR_MISSED = 1 / 128, 16  # of the newest step in `_missed`, which is believed to be 0 as often
+_WEIGHT_MISSED, _PRIOR_MISSED = 1 / 128, 16  # of the newest step in `_missed` and `_late`, which are believed to be 0 as often
 _INTERRUPTED = 2.0  # times the seconds that were expected: more is something else's
 # Paths by their log-probability: ranges of a third of a nat. What the path promises by itself counts for some looks.
 _WIDTH, _N_RANGES, _PRIOR = 1 / 3, 15, 4.0
@@ -31,7 +31,7 @@ _AT_REST = _N_RANGES - 7  # the last range below which levels are looked at wher
 
 
 class Levels:
-    """What drafts bring and take, tokens and seconds averaged apart, so that both can be weighed at the rate of today."""
+    """What drafts bring and take, tokens and seconds averaged apart, so that both can be weighed at today's rates."""
 
     def __init__(self) -> None:
         # [i]: tokens and seconds of one more level, and of those that followed it, below a path of range i

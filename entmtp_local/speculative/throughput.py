@@ -1,8 +1,9 @@
 """The policy that asks of every node whether it pays for itself.
 
 Over a long run tokens per second is the ratio of two sums, so a step is worth `tokens - R * seconds`, with R the rate that is
-achieved, and is maximised node by node. Three decisions a step: whether to draft; behind each level, whether the path to the next
-one is likely enough to pay for it; then, once the head has spoken, which of the drafted nodes to verify.
+achieved, and is maximised node by node. Three decisions a step: whether to draft, which is weighed against plain steps; behind
+each level, whether the path to the next one is likely enough to pay for it; then, once the head has spoken, which of the drafted
+nodes to verify.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class _Taken:
 class Throughput:
     """Draft a spine with siblings, verify those nodes whose chance exceeds what they cost.
 
-    One object serves one model on one device: it learns from every step.
+    One object serves one model on one device: it learns from its steps, of many short ones from some.
 
     Args:
         variant: a key of VARIANTS.
@@ -327,9 +328,9 @@ class Throughput:
         # there: the rate that a node must beat lies between that of the run and this step's own best
         drafted = self.draft_seconds(tree.shape.max_depth)
         here = max([tokens / (taken + drafted) for tokens, taken in zip(brought, seconds, strict=False)])
-        rate = 0.0 if budget else self._rate + self._variant.local * (here - self._rate)
+        rate = self._rate + self._variant.local * (here - self._rate)
         worth = [tokens - rate * taken for tokens, taken in zip(brought, seconds, strict=False)]
-        best = worth.index(max(worth))
+        best = n_allowed - 1 if budget else worth.index(max(worth))
         kept = tuple(sorted(order[: sizes[best]]))
         step_seconds = seconds[best] + drafted + self._beside[0]
         self._choice = _Choice(self._context, values, kept, (expected[sizes[best] - 1], step_seconds))
@@ -355,9 +356,12 @@ class Throughput:
         choice, self._choice = self._choice, None
         # not all of them were planned: copied text ends a rest, and is learnt from
         self._n_past, self._next_past = self._next_past, self._next_past + len(outcome.path)
+        if self.cost is None:
+            return
         if outcome.verified.copied:
             self._n_plain = 0
-        if self.cost is None or outcome.verified.copied:
+            # the next look at drafts may begin before there are more
+            self._take_all()
             return
         drafts = outcome.drafted.shape.max_depth > 0
         first, goes_on = self._undrafted and drafts, self._drafted_last
@@ -377,6 +381,8 @@ class Throughput:
 
     def _take_all(self) -> None:
         """Learn from the steps that have not been learnt from."""
+        if not self._untaken and not self._between[0]:
+            return
         steps, self._untaken = self._untaken, []
         (n_between, n_tokens, seconds), self._between = self._between, (0, 0, 0.0)
         cost = self.cost
@@ -399,7 +405,9 @@ class Throughput:
             self._choose()
         if self._variant.learns:
             self._uncalibrated += seen
-            if len(self._uncalibrated) >= (_TOGETHER if self._interval > 1 else _TOGETHER // 2):
+            # a look at rest is short, and what it shows of a model that a hard text has made wary counts at once
+            n_most = 1 if seen and seen[-1].rests else _TOGETHER if self._interval > 1 else _TOGETHER // 2
+            if len(self._uncalibrated) >= n_most:
                 seen, self._uncalibrated = self._uncalibrated, []
                 self._calibrate(seen)
         self._interval = max(1, min(_MOST_INTERVAL, round(_LEARNING / self._seconds), self._n_drafts // _MANY))

@@ -471,6 +471,25 @@ def test_steps_compared_together_come_to_the_same() -> None:
     assert together._others._mean == pytest.approx(one_by_one._others._mean, abs=0.1)
 
 
+def test_of_many_short_steps_some_are_compared_and_all_of_them_count() -> None:
+    guard = Guard(Stubborn(TreeShape.chain(2)))
+    guard.calibrated(Profile(CostTable({size: 1e-3 * seconds for size, seconds in FLAT.verify.items()}, level={1: 3e-4})))
+    guard._usual, guard._quiet = 1e-3, 10_000
+    n_past = 10
+    for i in range(64 + 5 * 32):
+        # another text begins right behind a window
+        n_past += 100 if i == 72 + 32 else 0
+        drafted = tree((5, 6, 7))
+        guard.plan(Evidence(n_past, 0))
+        guard.learn(Outcome(drafted, drafted, (0, 1), 1e-4, 1e-3, 1.1e-3))
+        n_past += 2
+    guard._compare_all()
+    # how far the 64th was right is not known before another one; one is left open by the end of its text
+    assert guard._others.n == 64 + 8 + 4 * 8 - 1 and not guard._others.waits
+    assert guard._n_steps == 64 + 5 * 32
+    assert guard._quiet - guard._uncounted == 10_000 - (64 + 5 * 32)
+
+
 def test_another_text_does_not_continue_a_chain() -> None:
     guard = Guard(Stubborn(TreeShape.chain(2)))
     guard.calibrated(Profile(FLAT))

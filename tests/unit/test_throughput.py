@@ -282,6 +282,23 @@ def test_steps_that_bring_less_than_expected_are_not_taken_for_long() -> None:
     assert not policy._levels.pays
 
 
+def test_of_many_short_steps_some_are_learnt_from_and_all_of_them_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {size: seconds / 10 for size, seconds in CARD.items()}
+    policy, simulation, looked, learnt = ready(short), Simulation(short, 0.8, level=1e-4), [], []
+    look, observe = policy._levels.look, policy.acceptance.observe
+    monkeypatch.setattr(policy._levels, "look", lambda *about: looked.append(look(*about)) or looked[-1])
+    monkeypatch.setattr(policy.acceptance, "observe", lambda *about: learnt.append(about[2]) or observe(*about))
+    n_drafts, seen = [], []
+    for n in (32, 800):
+        n_drafts.append(sum(simulation.step(policy).shape.n_nodes > 1 for _ in range(n)))
+        seen.append(len(looked))
+    assert seen[0] >= n_drafts[0] - _TOGETHER, "of the first steps all"
+    assert 0.2 < (seen[1] - seen[0]) / n_drafts[1] < 0.45, "one in four, and looks at more levels"
+    assert sum(learnt) + len(policy._uncalibrated) == len(looked)
+    assert policy._n_learnt + len(policy._untaken) + policy._between[0] == 832
+    assert policy._tokens / policy._seconds == pytest.approx(simulation.tokens / simulation.seconds, rel=0.15)
+
+
 def test_a_step_that_failed_is_not_learnt_from() -> None:
     """Its draft is not taken for that of the next step, which drafts nothing."""
     policy, simulation = ready(CARD), Simulation(CARD, 0.6)
@@ -492,7 +509,7 @@ def test_node_by_node_chances_are_the_same(seed: int, extra: tuple[str, ...]) ->
     rng = np.random.default_rng(seed)
     shape = TreeShape.from_parents(random_parents(rng, 14))
     # some as unlikely, as certain, and from as sure a head as there are
-    logp = np.log(rng.choice([1e-9, 0.01, 0.3, 0.8, 1.0], 14)).astype(np.float32)
+    logp = np.log(rng.choice([1e-9, 1e-4, 4e-3, 0.01, 0.3, 0.8, 1.0], 14)).astype(np.float32)
     entropy = rng.choice([0.0, 0.5, 3.0], 14).astype(np.float32)
     drafted = DraftTree(shape, tuple(range(14)), logp, entropy=entropy if seed % 2 else None)
     model, context = AcceptanceModel(extra), Context(entropy=0.7, running=1.1, accepted=2.0)
@@ -502,7 +519,7 @@ def test_node_by_node_chances_are_the_same(seed: int, extra: tuple[str, ...]) ->
     chances = model.chances(rows)
     if not extra:
         # hardly any, and by the head itself hardly any: none
-        chances[(logp <= -5) & (rows @ model.weights < -5.5)] = 0.0
+        chances[(logp < -5) & (rows @ model.weights - rows[:, 2] * model.weights[2] < -5.5)] = 0.0
     expected = [1.0]
     for node in range(1, 14):
         expected.append(chances[node] * expected[shape.parents[node]])
