@@ -124,7 +124,7 @@ class DraftTree:
 
     shape: TreeShape
     tokens: tuple[int, ...]  # (n_nodes,), tokens[0] is the pending token
-    logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, of each node given its parent; None for copied nodes
+    logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, given the parent; None of nodes copied or selected
     copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
     entropy: npt.NDArray[np.float32] | None = None  # (n_nodes,) of the head's distribution below each node, nats; NaN at leaves
     ends: tuple[int, ...] = ()  # nodes that end the text and need no row of their own, where the drafter tells
