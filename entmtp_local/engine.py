@@ -20,6 +20,8 @@ from entmtp_local.speculative.static import OFF
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from entmtp_local.speculative.verify import STRICT, AcceptanceRule, Target
 
+_EXPECTED = 8.0  # accepted tokens a step that deep drafts of an answer are expected to bring at most, before any has
+
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds:
@@ -187,7 +189,7 @@ class Generation:
         self._clock = clock
         self._entropies = entropies
         self._copies = copies if engine.limits.max_copied > 0 and self.policy.max_nodes > 0 else None
-        self._usual = float(self.policy.max_depth)  # tokens of the head's drafts that were accepted lately, a step
+        self._usual = min(_EXPECTED, float(self.policy.max_depth))  # tokens of drafts that were accepted lately, a step
         self.tokens: list[int] = []  # generated ids, the end-of-generation token not among them
         self.end: int | None = None  # that token
         self.finish_reason = "interrupted"  # or "stop", "length", "context"

@@ -12,6 +12,7 @@ from pathlib import Path
 from entmtp_local.native.checkpoints import most_bytes
 from entmtp_local.native.draft_head import copy_bytes
 from entmtp_local.native.model_file import ModelInfo
+from entmtp_local.native.opening import MOST_STORED
 from entmtp_local.speculative.copying import MAX_COPIED
 from entmtp_local.speculative.protocol import Policy
 
@@ -55,7 +56,7 @@ def memory_needed(
     if info.node_bytes:
         states = info.state_bytes + (2 * info.node_bytes * (n_nodes + 1) if n_nodes else 0)
     else:
-        states = info.state_bytes * (policy.max_depth + 1)
+        states = info.state_bytes * (min(policy.max_depth, MOST_STORED) + 1)
     logits = 4 * info.n_vocab * (n_nodes + 2)
     buffers = 4 * _N_FLOATS_PER_FEATURE * info.n_embd * _N_PASS + _FIXED_BYTES
     copied = _head_copy_bytes(info, sidecar, draft_vocab, draft_head_type) if policy.max_nodes else 0

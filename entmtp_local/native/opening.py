@@ -19,6 +19,8 @@ _CONTEXT_TYPE_MTP = 1
 #: Prompt tokens per pass: llama.cpp's own default. A sliding-window cache is larger than its window by at least this much,
 #: which is what keeps rejected drafts from evicting cells that the committed tokens still need.
 N_BATCH = 512
+# Recurrent states that are stored at most where nothing else takes rejected tokens back; one of a large model takes 150 MB.
+MOST_STORED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Opener:
                     "choose a smaller --policy or a smaller -c."
                 )
         # recurrent layers go back to states that are stored at every token; other models store nothing
-        return self._create(model, n_stored=self._options.max_depth)
+        return self._create(model, n_stored=min(self._options.max_depth, MOST_STORED))
 
     def drafter(self, model: Any, target: Any) -> Any:
         """Create the MTP context of a target's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from math import inf
 from statistics import median
 from time import perf_counter
 
@@ -14,7 +15,7 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 # Passes of each size and drafts of each shape that are timed at least, where there is time.
 _N_ROUNDS = 6
 _N_FED = 2  # tokens that a draft is usually fed: one was accepted
-_MOST_FED = 9  # of which graphs are built ahead
+_MOST_FED = 13  # of which graphs are built ahead
 _MOST_LEVELS = 16  # that one graph drafts; the engine's llama_entmtp_pass::N_LEVELS_MAX
 _PROMPT = 256  # tokens whose memory the head has touched before its first prompt,
 _SHORT = 0.003  # where a pass takes no longer than so many seconds, beside which that would be felt
@@ -130,7 +131,8 @@ def warm_up(session: Session, sizes: Sequence[int], shape: TreeShape = ROOT_ONLY
             while fed < min(size, n_fed) and perf_counter() < end:
                 fed += 1
                 _accept(session, tree, fed)
-                session.draft(shape)
+                # the first level builds the graph of all of them
+                session.draft(shape, inf)
     session.clear()
     # What is there now stays. Looked through for garbage while a text is written, all modules and the vocabulary take as long as
     # ten steps of a small model.

@@ -28,7 +28,7 @@ from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
-DEPTH, WIDTH = 8, 3
+DEPTH, WIDTH = 12, 3
 _LONG = 2.0  # times what plain steps take, which a step of a rest counts for at most: more is an interruption
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own

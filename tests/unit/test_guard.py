@@ -516,8 +516,8 @@ def test_copied_steps_end_what_is_open() -> None:
 
 def test_limits_and_names() -> None:
     guard = parse_policy("throughput")
-    assert isinstance(guard, Guard) and (guard.name, guard.max_depth, guard.max_nodes) == ("throughput", 8, 15)
-    free = Limits(trees=True, max_depth=8, max_nodes=15, reason="")
+    assert isinstance(guard, Guard) and (guard.name, guard.max_depth, guard.max_nodes) == ("throughput", 12, 15)
+    free = Limits(trees=True, max_depth=12, max_nodes=15, reason="")
     assert guard.within(free) is guard
     short = guard.within(replace(free, max_depth=2))
     assert isinstance(short, Guard) and short.max_depth == 2 and short.within(replace(free, max_depth=2)) is short

@@ -351,7 +351,7 @@ def test_uncalibrated_takes_the_heads_own_word() -> None:
     content = AcceptanceModel().as_json()
     content["weights"] = [1.0] * len(content["weights"])
     profile = Profile(COSTS, tasks={"all": fit(acceptance=content)})
-    policy, usual = Throughput("uncalibrated"), Throughput()
+    policy, usual = Throughput("uncalibrated", 8), Throughput("", 8)
     before = policy.acceptance.weights.tolist()
     for each in (policy, usual):
         each.calibrated(profile)
