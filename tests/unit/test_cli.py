@@ -45,7 +45,7 @@ def test_run_streams_the_text_and_adds_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert session.prompts == [encode("Hi")]
     assert session.closed and session.samplers[0].closed
     # The policy's size is what the session is opened for: that of throughput where trees can be verified.
-    assert (opened[0].max_depth, opened[0].max_nodes, opened[0].n_ctx) == (8, 15, 2048)
+    assert (opened[0].max_depth, opened[0].max_nodes, opened[0].n_ctx) == (12, 15, 2048)
 
 
 def test_run_json_is_one_object_with_the_documented_keys(monkeypatch: pytest.MonkeyPatch) -> None:
