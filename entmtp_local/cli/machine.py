@@ -47,8 +47,8 @@ def memory_needed(
         info: the model.
         sidecar: the file with its MTP head, if that is another one.
         n_ctx: tokens of context.
-        policy: drafting keeps a row of logits per node, copied ones included, and a recurrent state per drafted depth; layers
-            that verify trees keep one state and the inputs of the nodes of two trees.
+        policy: drafting keeps a row of logits per node, copied ones included, and a recurrent state per drafted depth, up to
+            MOST_STORED of them; layers that verify trees keep one state and the inputs of the nodes of two trees.
         draft_vocab, draft_head_type: of a SessionOptions; drafts may read a copy of the output matrix.
     """
     weights = info.size_bytes + (sidecar.size_bytes if sidecar else 0)

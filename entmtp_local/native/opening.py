@@ -19,7 +19,7 @@ _CONTEXT_TYPE_MTP = 1
 #: Prompt tokens per pass: llama.cpp's own default. A sliding-window cache is larger than its window by at least this much,
 #: which is what keeps rejected drafts from evicting cells that the committed tokens still need.
 N_BATCH = 512
-# Recurrent states that are stored at most where nothing else takes rejected tokens back; one of a large model takes 150 MB.
+#: Recurrent states that are stored at most where nothing else takes rejected tokens back; one of a large model takes 150 MB.
 MOST_STORED = 8
 
 

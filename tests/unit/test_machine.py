@@ -55,6 +55,8 @@ def test_need_grows_with_the_context_and_with_drafts() -> None:
     assert machine.memory_needed(about, None, 1024, chain) - base == 2 * 16 * about.node_bytes + 15 * 4 * about.n_vocab
     stored = model_info(node_bytes=0)
     assert machine.memory_needed(stored, None, 1024, chain) - base == 3 * about.state_bytes + 15 * 4 * about.n_vocab
+    deep, deeper = (machine.memory_needed(stored, None, 1024, parse_policy(f"chain:{n}")) for n in (8, 12))
+    assert deeper == deep  # rejected tokens are taken back no further
     assert machine.memory_needed(about, about, 1024, off) - base == about.size_bytes
     # of an unknown cache, its cells alone
     assert machine.cache_bytes(model_info(memory_kind="other"), 1000) == 1000 * machine._CELL_BYTES
