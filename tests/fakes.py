@@ -240,7 +240,7 @@ class FakeSession:
     def _next(self, row: int) -> int:
         if self._answer is None:
             self._answer = [*self._answers.pop(0), EOG]
-        depth = 0 if row < 0 or self._tree is None else int(self._tree.shape.depths[row]) + 1
+        depth = 0 if row < 0 or self._tree is None else self._tree.shape.depths[row] + 1
         return self._answer[self._n_emitted + depth]
 
     def start(self, pending: int) -> None: ...
@@ -249,9 +249,7 @@ class FakeSession:
         """The right token for every best-ranked node, a wrong one for its siblings."""
         assert self._answer is not None
         answer = [*self._answer[self._n_emitted :], *[0] * shape.n_nodes]
-        tokens = [
-            answer[depth] if rank == 0 else 255 for depth, rank in zip(shape.depths.tolist(), shape.ranks.tolist(), strict=True)
-        ]
+        tokens = [answer[depth] if rank == 0 else 255 for depth, rank in zip(shape.depths, shape.ranks, strict=True)]
         return DraftTree(shape, tuple(tokens))
 
     turn = 0

@@ -307,7 +307,7 @@ def _resumed(path: Path, fresh: WideLog) -> WideLog:
         return fresh
     about = {name: value for name, value in found.about.items() if name != _MEASURED}
     found.about[_MEASURED] = _kept(found.about.get(_MEASURED))
-    same = about == {**fresh.about, "n_tokens": n_tokens} and found.shape.parents.tolist() == fresh.shape.parents.tolist()
+    same = about == {**fresh.about, "n_tokens": n_tokens} and found.shape.parents == fresh.shape.parents
     return found if same else fresh
 
 

@@ -220,7 +220,7 @@ def _signal_and_lengths(
         while at < len(followed):
             values.append(running.before(float(text.entropies[at])))
             visited.append(followed[at])
-            running.after(DraftTree(positions.shape, (), text.logp[at]))
+            running.after(DraftTree(positions.shape, (), text.logp[at].tolist()))
             at += length(followed[at], walked) + 1
     found = np.array(values)
     # the first steps, before there is a signal, say nothing of it
@@ -269,7 +269,7 @@ def acceptance_rows(positions: Positions, model: AcceptanceModel) -> tuple[Float
         for i, steps in enumerate(followed):
             entropy = float(text.entropies[i])
             context = Context(entropy, float(np.exp(running.before(entropy))), usual)
-            tree = DraftTree(shape, (), text.logp[i], entropy=text.head_entropies[i])
+            tree = DraftTree(shape, (), text.logp[i].tolist(), entropy=text.head_entropies[i].tolist())
             on_path = [0, *(place[path] for path in steps)]
             seen = [
                 child for depth, node in enumerate(on_path) if i + 1 + depth < len(followed) for child in shape.children[node]

@@ -103,7 +103,7 @@ class ReplayEngine:
         logp = np.where(covered, self._text.logp[self._at, indices], np.float32(-30))
         entropy = np.where(covered, self._text.head_entropies[self._at, indices], np.float32(np.nan))
         ends = tuple(i for i, token in enumerate(tokens) if token in self._ends)
-        return DraftTree(shape, tokens, logp, entropy=entropy, ends=ends)
+        return DraftTree(shape, tokens, logp.tolist(), entropy=entropy.tolist(), ends=ends)
 
     def _drafted_levels(self, shape: TreeShape, least: float) -> int:
         """Levels of the shape that are drafted where others are stopped before."""
@@ -116,12 +116,12 @@ class ReplayEngine:
             own = -30.0 if place < 0 else -inf if int(drafts[place]) in self._ends else float(logp[place])
             paths.append(paths[shape.parents[node]] + own)
             if shape.children[node]:
-                depth = int(shape.depths[node])
+                depth = shape.depths[node]
                 best[depth] = max(best.get(depth, -inf), paths[node])
         return next((depth for depth in range(1, shape.max_depth) if best[depth] < least), shape.max_depth)
 
     def verify(self, tree: DraftTree) -> None:
-        self._depths = tree.shape.depths.tolist()
+        self._depths = tree.shape.depths
         self.seconds += self._costs.verify_seconds(tree.shape.n_nodes, self.n_past) + self._costs.step
 
     def commit(self, tree: DraftTree, path: Sequence[int]) -> None:

@@ -102,8 +102,8 @@ class WideLog:
             "format": FORMAT,
             "version": VERSION,
             "about": self.about,
-            "parents": self.shape.parents.tolist(),
-            "ranks": self.shape.ranks.tolist(),
+            "parents": list(self.shape.parents),
+            "ranks": list(self.shape.ranks),
             "texts": [{"task": t.task, "n_prompt": t.n_prompt, "ended": t.ended} for t in self.texts],
         }
         arrays = {f"{name}_{i}": getattr(text, name) for i, text in enumerate(self.texts) for name in _ARRAYS}

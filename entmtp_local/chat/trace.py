@@ -56,8 +56,8 @@ def tokens_of(step: Step, piece: Piece) -> list[TokenTrace]:
         how, depth = ROOT, 0
         if i < len(step.accepted):
             node = step.accepted[i]
-            depth = int(shape.depths[node])
-            siblings = shape.children[int(shape.parents[node])]
+            depth = shape.depths[node]
+            siblings = shape.children[shape.parents[node]]
             how = COPIED if node in step.tree.copied else SPINE if node == siblings[0] else SIBLING
         entropy = step.entropies[i] if i < len(step.entropies) else math.nan
         found.append(TokenTrace(token, piece(token).decode("utf-8", errors="replace"), how, depth, entropy))
@@ -88,7 +88,7 @@ def _answer(answer: AnswerTrace, piece: Piece) -> dict[str, Any]:
         steps.append(
             {
                 "tokens": tokens,
-                "parents": step.tree.shape.parents.tolist(),
+                "parents": list(step.tree.shape.parents),
                 "nodes": [text(token) for token in step.tree.tokens],
                 "path": list(step.path),
                 "copied": sorted(step.tree.copied),

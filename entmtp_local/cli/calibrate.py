@@ -404,7 +404,7 @@ def _replayed_task(log: WideLog, task: str, names: list[str], profile: Profile) 
         add(name.replace("TASK", task), found.tokens_per_second, f"{found.tokens_per_step:.2f} tokens a step{uncovered}")
     plain = replay(log, parse_policy("off"), profile).tokens_per_second
     speed, shape = best_static(log, costs)
-    add("best static tree", speed, _described(shape), parents=shape.parents.tolist(), ranks=shape.ranks.tolist())
+    add("best static tree", speed, _described(shape), parents=list(shape.parents), ranks=list(shape.ranks))
     add("oracle (same information)", same_information(log, costs), "throughput, fitted on this log")
     add("oracle (all-seeing)", all_seeing(log, costs), "knows what the target will say")
     for row in rows:

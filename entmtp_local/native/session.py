@@ -36,7 +36,6 @@ from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 __all__ = ["Session", "SessionOptions"]
 
 _SEQ = 0
-_MAX_SHAPES = 4096  # whose addresses are known
 
 
 class Session:
@@ -62,17 +61,17 @@ class Session:
         self._checkpoints: Checkpoints | None = None  # None where any number of tokens can be forgotten
         self._eog: dict[int, bool] = {}
         self._no_ends: set[int] = set()  # tokens that are known to end no text
-        # of each shape, where the engine finds its parents and ranks: a policy that adapts changes shapes twice in a step
-        self._addresses: dict[TreeShape, tuple[int, int]] = {}
-        self._drafted: tuple[int, ...] = ()  # the tokens that the node buffer holds
         self._n_levels = ctypes.c_int32()  # drafted in this step
         self._n_levels_address = ctypes.addressof(self._n_levels)
         self._n_walked = 0  # rows of the last pass whose arg-max is known
         self._draft_rows: DraftRows | None = None
         self._draft_vocab: DraftVocab | None = None  # chooses how many they are, while it is asked
         self.drafts_trees = False  # the MTP context can draft trees, perhaps although the target can only verify chains
-        self._make_node_buffers(native.MAX_NODES)
-        self._set_shape(ROOT_ONLY)
+        self._draft_shape: TreeShape = ROOT_ONLY  # whose parents and ranks the engine has been given
+        self._tree_shape: TreeShape = ROOT_ONLY
+        self._n_nodes = 1  # of the last pass
+        self._make_draft_buffers(native.MAX_NODES)
+        self._make_tree_buffers(native.MAX_NODES)
         try:
             self._open()
         except BaseException:
@@ -449,21 +448,23 @@ class Session:
         Args:
             least: see the protocol.
         """
-        if shape is not self._shape:
-            self._set_shape(shape)
         n = shape.n_nodes
+        if shape is not self._draft_shape:
+            if n > len(self._draft_tokens):
+                self._make_draft_buffers(n)
+            self._draft_parents[:n], self._draft_ranks[:n] = list(shape.parents), list(shape.ranks)
+            self._draft_shape = shape
         vocab = self._draft_vocab
         if vocab is not None and vocab.due(shape.max_depth) and self._draft_rows is not None:
             self._draft_rows.cut(vocab.size)
-        self._drafted = ()
         code = self._api.mtp_draft(
             self._ctx_mtp,
             _SEQ,
             n,
-            self._parents_address,
-            self._ranks_address,
+            self._draft_parents_address,
+            self._draft_ranks_address,
             least,
-            self._node_tokens_address,
+            self._draft_tokens_address,
             self._logp_address,
             self._entropy_address,
             self._n_levels_address,
@@ -472,9 +473,9 @@ class Session:
             self._check(code, "a draft")
         drafted = shape.upto(self._n_levels.value)
         n = drafted.n_nodes
-        tokens = self._drafted = tuple(self._node_tokens[:n])
+        tokens = tuple(self._draft_tokens[:n])
         ends = () if self._no_ends.issuperset(tokens) else self._ends_among(tokens)
-        return DraftTree(drafted, tokens, self._logp[:n].copy(), entropy=self._entropy[:n].copy(), ends=ends)
+        return DraftTree(drafted, tokens, self._logp[:n], entropy=self._entropy[:n], ends=ends)
 
     def _ends_among(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """Which of these tokens end a text."""
@@ -483,13 +484,15 @@ class Session:
 
     def verify(self, tree: DraftTree) -> None:
         """Compute the target's rows of every node in one pass; row i belongs to node i."""
-        if tree.shape is not self._shape:
-            self._set_shape(tree.shape)
-        n = len(tree.tokens)
-        if tree.tokens is not self._drafted:
-            self._node_tokens[:n] = list(tree.tokens)
-            self._drafted = tree.tokens
-        code = self._api.decode(self.ctx, _SEQ, n, self._node_tokens_address, self._parents_address, None)
+        shape = tree.shape
+        n = self._n_nodes = shape.n_nodes
+        if shape is not self._tree_shape:
+            if n > len(self._tree_tokens):
+                self._make_tree_buffers(n)
+            self._tree_parents[:n] = list(shape.parents)
+            self._tree_shape = shape
+        self._tree_tokens[:n] = list(tree.tokens)
+        code = self._api.decode(self.ctx, _SEQ, n, self._tree_tokens_address, self._tree_parents_address, None)
         if code:
             self._check(code, f"a tree of {n} nodes")
         self._n_walked = 0
@@ -634,7 +637,7 @@ class Session:
         elif self._n_walked == 0:
             # all rows that greedy acceptance will ask for, in one call
             n = self._n_walked = self._api.greedy(
-                self.ctx, len(self._drafted), self._node_tokens_address, self._parents_address, self._best_address
+                self.ctx, self._n_nodes, self._tree_tokens_address, self._tree_parents_address, self._best_address
             )
         else:
             n = self._n_walked
@@ -659,24 +662,29 @@ class Session:
         if code:
             self._check(code, "the drafter")
 
-    def _set_shape(self, shape: TreeShape) -> None:
-        if shape.n_nodes > len(self._node_tokens):
-            self._make_node_buffers(shape.n_nodes)
-        addresses = self._addresses.get(shape)
-        if addresses is None:
-            if len(self._addresses) >= _MAX_SHAPES:
-                self._addresses.clear()
-            addresses = self._addresses[shape] = (int(shape.parents.ctypes.data), int(shape.ranks.ctypes.data))
-        self._parents_address, self._ranks_address = addresses
-        self._shape = shape
+    # What the engine reads and writes lies in memory of its own, where nothing has to ask NumPy for an address at every step.
 
-    def _make_node_buffers(self, n: int) -> None:
-        """Buffers of the hot path for trees of up to n nodes."""
-        self._drafted = ()
-        self._node_tokens = (ctypes.c_int32 * n)()
-        self._node_tokens_address = ctypes.addressof(self._node_tokens)
-        self._logp, self._entropy = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.float32)
-        self._logp_address, self._entropy_address = int(self._logp.ctypes.data), int(self._entropy.ctypes.data)
+    def _make_draft_buffers(self, n: int) -> None:
+        """For drafted trees of up to n nodes."""
+        self._draft_shape = ROOT_ONLY
+        self._draft_parents: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
+        self._draft_ranks: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
+        self._draft_tokens: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
+        self._logp: ctypes.Array[ctypes.c_float] = (ctypes.c_float * n)()
+        self._entropy: ctypes.Array[ctypes.c_float] = (ctypes.c_float * n)()
+        self._draft_parents_address: int = ctypes.addressof(self._draft_parents)
+        self._draft_ranks_address: int = ctypes.addressof(self._draft_ranks)
+        self._draft_tokens_address: int = ctypes.addressof(self._draft_tokens)
+        self._logp_address: int = ctypes.addressof(self._logp)
+        self._entropy_address: int = ctypes.addressof(self._entropy)
+
+    def _make_tree_buffers(self, n: int) -> None:
+        """For trees of up to n nodes that are verified."""
+        self._tree_shape = ROOT_ONLY
+        self._tree_parents: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)(-1)
+        self._tree_tokens: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
+        self._tree_parents_address: int = ctypes.addressof(self._tree_parents)
+        self._tree_tokens_address: int = ctypes.addressof(self._tree_tokens)
 
     # -- failure
 

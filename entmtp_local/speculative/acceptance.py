@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log, log1p, nan
+from math import exp, isfinite, log, nan
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,22 @@ class AcceptanceModel:
         self.features = (*_HEAD, *extra)
         self._extra = tuple(extra)
         n = len(self.features)
+        weights = np.zeros(n)
         # ln p - ln(1 - p) is the logit of the head's own word
-        self.weights: FloatArray = np.zeros(n)
-        self.weights[1:3] = 1.0, -1.0
-        self._prior = self.weights
+        weights[1:3] = 1.0, -1.0
+        self.weights = self._prior = weights
         self._floor: FloatArray = np.eye(n) * (_STRENGTH / 4)  # a certainty of p has a curvature of p (1 - p) <= 1 / 4
         self._curvature = self._floor.copy()
         self._shapes: dict[int, tuple[TreeShape, FloatArray, npt.NDArray[np.int64]]] = {}
+
+    @property
+    def weights(self) -> FloatArray:
+        """Of each feature."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: FloatArray) -> None:
+        self._weights, self._each = weights, weights.tolist()
 
     def rows(self, tree: DraftTree, context: Context) -> FloatArray:
         """Features of a drafted tree's nodes.
@@ -78,16 +87,11 @@ class AcceptanceModel:
             known = self._shape(shape)
         _, fixed, parents = known
         rows: FloatArray = fixed.copy()
-        logp = np.maximum(tree.logp, _SMALLEST)
-        rows[:, 1] = logp
-        rows[:, 2] = np.log1p(-np.minimum(np.exp(logp), _LARGEST))
-        if tree.entropy is not None:
-            head = np.log(np.maximum(tree.entropy[parents], _LEAST_ENTROPY))
-            rows[:, 6] = head
-            rows[:, 7] = head * head
+        logp = np.array(tree.logp)
+        _of_head(rows, logp, np.ones(len(logp)) if tree.entropy is None else np.array(tree.entropy)[parents])
         for i, name in enumerate(self._extra, len(_HEAD)):
             if name == "path":
-                rows[:, i] = _path(logp, parents)
+                rows[:, i] = _path(rows[:, 1], parents)
             elif name == "entropy":
                 rows[:, i] = log_entropy(context.entropy)
             elif name == "running":
@@ -100,11 +104,10 @@ class AcceptanceModel:
         """What all trees of a shape have in common."""
         fixed = np.zeros((shape.n_nodes, len(self.features)))
         fixed[:, 0] = 1.0
-        for rank in (1, 2, 3):
-            fixed[:, 2 + rank] = np.minimum(shape.ranks, 3) == rank
+        _of_rank(fixed, np.array(shape.ranks))
         if "depth" in self._extra:
-            fixed[:, self.features.index("depth")] = shape.depths / 8
-        parents = np.maximum(shape.parents, 0).astype(np.int64)
+            fixed[:, self.features.index("depth")] = np.array(shape.depths) / 8
+        parents = np.maximum(np.array(shape.parents), 0)
         if len(self._shapes) >= _MAX_SHAPES:
             self._shapes.clear()
         self._shapes[id(shape)] = (shape, fixed, parents)  # the shape is kept so that its id stays its own
@@ -126,7 +129,7 @@ class AcceptanceModel:
         Returns: n_nodes of them, 1 for the root.
         """
         assert tree.logp is not None
-        parents, ranks = tree.shape.parent_of, tree.shape.rank_of
+        parents, ranks = tree.shape.parents, tree.shape.ranks
         values = [1.0]
         # breadth first: a parent's value is final before its children ask for it
         if self._extra:
@@ -134,11 +137,11 @@ class AcceptanceModel:
             for node in range(1, len(chances)):
                 values.append(chances[node] * values[parents[node]])
             return values
-        one, own, rest, rank1, rank2, rank3, head, head2 = self.weights.tolist()
+        one, own, rest, rank1, rank2, rank3, head, head2 = self._each
         by_rank = (0.0, rank1, rank2, rank3)
-        entropy = None if tree.entropy is None else tree.entropy.tolist()
+        entropy = tree.entropy
         above = -1
-        for parent, rank, logp in zip(parents[1:], ranks[1:], tree.logp.tolist()[1:], strict=True):
+        for parent, rank, logp in zip(parents[1:], ranks[1:], tree.logp[1:], strict=True):
             if parent != above:
                 above, base, value = parent, one, values[parent]
                 if entropy is not None:
@@ -149,22 +152,27 @@ class AcceptanceModel:
             if logp < _UNLIKELY and logit < _NEVER:
                 values.append(0.0)
                 continue
-            logit += rest * log1p(-min(exp(logp), _LARGEST))
+            logit += rest * log(1.0 - min(exp(logp), _LARGEST))
             values.append(value / (1.0 + exp(min(-logit, _STEEPEST))))
         return values
 
-    def rows_of(self, tree: DraftTree, context: Context, nodes: Sequence[int]) -> list[list[float]]:
-        """The `rows` of some nodes."""
+    def rows_of(self, seen: Sequence[tuple[DraftTree, Context, Sequence[int]]]) -> FloatArray:
+        """The `rows` of some nodes of some trees, all of them one below the other."""
         if self._extra:
-            return self.rows(tree, context)[list(nodes)].tolist()  # type: ignore[no-any-return]
-        assert tree.logp is not None
-        parents, ranks = tree.shape.parent_of, tree.shape.rank_of
-        rows = []
-        for node in nodes:
-            logp, rank = max(float(tree.logp[node]), _SMALLEST), min(ranks[node], 3)
-            head = 0.0 if tree.entropy is None else log(max(float(tree.entropy[parents[node]]), _LEAST_ENTROPY))
-            by_rank = (float(rank == 1), float(rank == 2), float(rank == 3))
-            rows.append([1.0, logp, log1p(-min(exp(logp), _LARGEST)), *by_rank, head, head * head])
+            return np.concatenate([self.rows(tree, context)[list(nodes)] for tree, context, nodes in seen])
+        logp: list[float] = []
+        entropies: list[float] = []
+        ranks: list[int] = []
+        for tree, _, nodes in seen:
+            assert tree.logp is not None
+            own, entropy, parents, by = tree.logp, tree.entropy, tree.shape.parents, tree.shape.ranks
+            logp += [own[node] for node in nodes]
+            ranks += [by[node] for node in nodes]
+            entropies += [1.0] * len(nodes) if entropy is None else [entropy[parents[node]] for node in nodes]
+        rows = np.zeros((len(logp), len(_HEAD)))
+        rows[:, 0] = 1.0
+        _of_head(rows, np.array(logp), np.array(entropies))
+        _of_rank(rows, np.array(ranks))
         return rows
 
     def observe(self, rows: FloatArray, accepted: FloatArray, n_steps: int = 1) -> None:
@@ -227,7 +235,21 @@ class AcceptanceModel:
         self._curvature = self._floor.copy()
 
 
-def _path(logp: npt.NDArray[np.float32], parents: npt.NDArray[np.int64]) -> FloatArray:
+def _of_head(rows: FloatArray, logp: FloatArray, entropies: FloatArray) -> None:
+    """Fill in what the head says: log-probabilities, and entropies of the distributions that they are of, nats."""
+    rows[:, 1] = np.maximum(logp, _SMALLEST)
+    rows[:, 2] = np.log1p(-np.minimum(np.exp(rows[:, 1]), _LARGEST))
+    rows[:, 6] = np.log(np.maximum(entropies, _LEAST_ENTROPY))
+    rows[:, 7] = rows[:, 6] ** 2
+
+
+def _of_rank(rows: FloatArray, ranks: npt.NDArray[np.int64]) -> None:
+    """Fill in the ranks, all beyond the third one alike."""
+    for rank in (1, 2, 3):
+        rows[:, 2 + rank] = np.minimum(ranks, 3) == rank
+
+
+def _path(logp: FloatArray, parents: npt.NDArray[np.int64]) -> FloatArray:
     """The head's log-probability of each node's parent, from the root on, cut at _SMALLEST."""
     total = [0.0] * len(logp)
     for node, (own, parent) in enumerate(zip(logp.tolist()[1:], parents.tolist()[1:], strict=True), 1):

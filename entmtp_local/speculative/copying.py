@@ -166,7 +166,7 @@ _ROOT = TreeShape.chain(0)
 @lru_cache(maxsize=512)
 def _grown(shape: TreeShape, node: int, n: int) -> tuple[TreeShape, tuple[int, ...], tuple[int, ...]]:
     """A shape with a chain of n nodes below a node; where the old nodes went, and where the new ones are."""
-    parents, ranks, depths = (list(map(int, array)) for array in (shape.parents, shape.ranks, shape.depths))
+    parents, ranks, depths = list(shape.parents), list(shape.ranks), list(shape.depths)
     siblings = shape.children[node]
     depth = depths[node]
     for i in range(n):

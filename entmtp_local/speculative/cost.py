@@ -71,7 +71,7 @@ class CostTable:
         """Of drafting a tree."""
         if shape.n_nodes == 1 or not self.level:
             return 0.0
-        widths = Counter(depth for depth, children in zip(shape.depths.tolist(), shape.children, strict=True) if children)
+        widths = Counter(depth for depth, children in zip(shape.depths, shape.children, strict=True) if children)
         return self.draft_fixed + sum(_between(self.level, n) for n in widths.values())
 
     def as_json(self) -> dict[str, Any]:

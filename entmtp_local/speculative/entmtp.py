@@ -47,7 +47,7 @@ class RunningSignal:
         # the best-ranked chain, per level, so that trees of all depths are compared
         while tree.shape.children[node]:
             node = tree.shape.children[node][0]
-            total += float(tree.logp[node])
+            total += tree.logp[node]
             depth += 1
         self._mean.add(-total / depth)
 

@@ -53,7 +53,7 @@ class EntropyChain(Restless):
             return tree
         length = 0
         # the entropy below a node is that of the distribution from which the next one is drafted
-        for entropy in tree.entropy[:-1].tolist():
+        for entropy in tree.entropy[:-1]:
             if acceptance_bound(entropy, self._gamma) < self._bound:
                 break
             length += 1

@@ -43,6 +43,11 @@ class Levels:
         self.pays = True  # whether to draft
         self._lowest = 0  # the last range below which levels pay
 
+    @property
+    def deeper(self) -> bool:
+        """Whether there are levels that seem not to pay."""
+        return self._lowest > 0
+
     def least(self, explores: bool) -> float:
         """The log-probability that a path must have for another level.
 
@@ -91,8 +96,10 @@ class Levels:
         prices = [rate * each for each in seconds]
         for level in range(len(spine)):
             for value in values[1 + width * level : 1 + width * (level + 1)]:
-                insort(ascending, -value)
-            expected = list(accumulate(ascending))
+                # what is hopeless is worth nothing in any number
+                if value:
+                    insort(ascending, -value)
+            expected = list(accumulate(ascending[: sizes[-1]]))
             n_sizes = bisect_right(sizes, len(expected))
             worth = [-expected[size - 1] - price for size, price in zip(sizes[:n_sizes], prices, strict=False)]
             best = worth.index(max(worth))

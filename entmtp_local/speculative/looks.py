@@ -9,7 +9,8 @@ _AHEAD = 0.5  # of what the last look took has to be saved before the next one: 
 _RUN = 4  # steps of a look, where the first one is dearer than the others
 _MOST_QUIET = 64  # steps that are told together at most
 _PLAIN, _PLAIN_SEEN = 128, 2  # steps between two looks at plain steps, and those of one that tell what they take
-_FIRST_PLAIN = 8  # steps before the first one
+# Steps before the first one; where the profile is a thorough one, what plain steps take is known.
+_FIRST_PLAIN, _FIRST_PLAIN_KNOWN = 8, 64
 # Plain steps that seem not to matter are looked at all the same, since what seems so may be wrong: after so many steps, then
 # every so many, and fewer at a time.
 _UNWANTED, _UNWANTED_SEEN = (128, 1024), 1
@@ -20,9 +21,10 @@ class Looks:
 
     Args:
         n_unsettled: plain steps in a row that take longer than those that follow them.
+        known: what plain steps take was measured for long.
     """
 
-    def __init__(self, n_unsettled: int = 0) -> None:
+    def __init__(self, n_unsettled: int = 0, known: bool = False) -> None:
         self._n_unsettled = n_unsettled
         self.exploring = False  # whether the step under way looks at drafts
         self._since, self._left = 0, 0  # steps since such a look began, and steps of it that are left
@@ -31,7 +33,8 @@ class Looks:
         self._promised = 0.0  # seconds that its steps were expected to gain
         self._from_rest = False  # whether nothing was drafted before the first look
         self._on_credit = False  # whether nothing was saved for the look, nor is its price known
-        self._until_plain, self._plain_left, self._until_unwanted = _FIRST_PLAIN, 0, _UNWANTED[0]
+        self._until_plain = _FIRST_PLAIN_KNOWN if known else _FIRST_PLAIN
+        self._plain_left, self._until_unwanted = 0, _UNWANTED[0]
 
     def at_drafts(self, at_rest: bool, wanted: bool = True) -> bool:
         """Whether the step under way looks at drafts.

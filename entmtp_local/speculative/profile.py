@@ -46,7 +46,7 @@ def shape_of(paths: Sequence[NodePath]) -> TreeShape:
 def paths_of(shape: TreeShape) -> list[NodePath]:
     """The path of ranks of each node, the root's () first."""
     paths: list[NodePath] = [()]
-    for parent, rank in zip(shape.parents[1:].tolist(), shape.ranks[1:].tolist(), strict=True):
+    for parent, rank in zip(shape.parents[1:], shape.ranks[1:], strict=True):
         paths.append((*paths[parent], rank))
     return paths
 

@@ -8,7 +8,6 @@ nodes to verify.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,7 +195,7 @@ class Throughput:
             self.acceptance.load(profile.tasks[ALL].acceptance, of_few=profile.quick)
         self._tokens, self._seconds = 1.0, self.cost.seconds[0]
         self._n_unsettled = n_unsettled(self._seconds)
-        self._looks = Looks(self._n_unsettled)
+        self._looks = Looks(self._n_unsettled, known=not profile.quick)
         if ALL in profile.tasks:
             # what was hardly seen promises nothing, nor the contrary
             fits = {task: fit for task, fit in profile.tasks.items() if task == ALL or fit.n_positions >= _SEEN}
@@ -240,7 +239,7 @@ class Throughput:
         levels, looks = self._levels, self._looks
         if looks.at_plain_steps(levels.pays and self._tokens / self._seconds < _LITTLE * self.plain_rate):
             return ROOT_ONLY
-        explores = looks.at_drafts(not levels.pays, not levels.pays or levels.least(True) < levels.least(False))
+        explores = looks.at_drafts(not levels.pays, not levels.pays or levels.deeper)
         if looks.begins:
             self._plain_seconds = 1 / self.plain_rate
             if not levels.pays:
@@ -312,41 +311,47 @@ class Throughput:
         self._seconds += weight * (taken - self._seconds)
 
     def select(self, tree: DraftTree) -> DraftTree:
+        # Behind a pass nothing of Python is left in the processor's caches: what is called here costs more than what it does.
         cost = self.cost
         if cost is None or tree.logp is None:
             return tree
         values = self.acceptance.values(tree, self._context)
         if tree.ends:
             _end(values, tree)
-        # no child is worth more than its parent, and of equals the parent comes first: the best few nodes are a tree
-        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
-        expected = list(accumulate([values[node] for node in order]))
-        sizes, seconds, budget = cost.sizes, cost.seconds, self._variant.budget
-        n_allowed = bisect_right(sizes, min(budget or len(values), len(values)))
-        brought = [expected[size - 1] for size in sizes[:n_allowed]]
+        # no child is worth more than its parent: the best few nodes are a tree
+        ranked = sorted(values, reverse=True)
+        expected, seconds, budget = list(accumulate(ranked)), cost.seconds, self._variant.budget
+        n_most = min(budget, len(values)) if budget else len(values)
+        drafted = self.draft_seconds(tree.shape.max_depth)
         # a text has stretches that are easier or harder than the rest of it, and they are gone through at what is to be had
         # there: the rate that a node must beat lies between that of the run and this step's own best
-        drafted = self.draft_seconds(tree.shape.max_depth)
-        here = max([tokens / (taken + drafted) for tokens, taken in zip(brought, seconds, strict=False)])
-        rate = self._rate + self._variant.local * (here - self._rate)
-        worth = [tokens - rate * taken for tokens, taken in zip(brought, seconds, strict=False)]
-        best = n_allowed - 1 if budget else worth.index(max(worth))
-        kept = tuple(sorted(order[: sizes[best]]))
-        step_seconds = seconds[best] + drafted + self._beside[0]
-        self._choice = _Choice(self._context, values, kept, (expected[sizes[best] - 1], step_seconds))
-        return self._subtree(tree, kept)
-
-    def _subtree(self, tree: DraftTree, kept: tuple[int, ...]) -> DraftTree:
-        """The tree with these nodes only; every kept node's parent is kept."""
-        if len(kept) == tree.shape.n_nodes:
+        rate, here, n_allowed = self._rate, 0.0, 0
+        for size in cost.sizes:
+            if size > n_most:
+                break
+            own = expected[size - 1] / (seconds[n_allowed] + drafted)
+            n_allowed += 1
+            if own > here:
+                here = own
+        rate += self._variant.local * (here - rate)
+        best, most = n_allowed - 1, -inf
+        if not budget:
+            for i in range(n_allowed):
+                worth = expected[cost.sizes[i] - 1] - rate * seconds[i]
+                if worth > most:
+                    best, most = i, worth
+        size = cost.sizes[best]
+        least = ranked[size - 1]
+        kept = tuple([node for node, value in enumerate(values) if value >= least])
+        if len(kept) > size:
+            kept = _without_last(kept, values, least, len(kept) - size)
+        self._choice = _Choice(self._context, values, kept, (expected[size - 1], seconds[best] + drafted + self._beside[0]))
+        if size == len(values):
             return tree
         key = (tree.shape, kept)
         shape = self._shapes.get(key)
         if shape is None:
-            parents, ranks = tree.shape.parent_of, tree.shape.rank_of
-            place = {node: i for i, node in enumerate(kept)} | {-1: -1}
-            shape = TreeShape.from_parents([place[parents[node]] for node in kept], [ranks[node] for node in kept])
-            self._shapes[key] = shape
+            shape = self._shapes[key] = tree.shape.part(kept)
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
         tokens = tree.tokens
@@ -406,7 +411,7 @@ class Throughput:
         if self._variant.learns:
             self._uncalibrated += seen
             # a look at rest is short, and what it shows of a model that a hard text has made wary counts at once
-            n_most = 1 if seen and seen[-1].rests else _TOGETHER if self._interval > 1 else _TOGETHER // 2
+            n_most = 1 if seen and seen[-1].rests else _TOGETHER // 2 if self._n_learnt <= _FIRST_STEPS else _TOGETHER
             if len(self._uncalibrated) >= n_most:
                 seen, self._uncalibrated = self._uncalibrated, []
                 self._calibrate(seen)
@@ -415,7 +420,7 @@ class Throughput:
     def _look(self, choice: _Choice, drafted: DraftTree) -> int:
         """Note what the levels of a draft promised; how many of them were worth drafting."""
         assert self.cost is not None and drafted.logp is not None
-        spine = list(accumulate(drafted.logp[1 :: self._width].tolist()))
+        spine = list(accumulate(drafted.logp[1 :: self._width]))
         return self._levels.look(choice.values, spine, self._width, self._rate, self.cost)
 
     def _choose(self) -> None:
@@ -464,24 +469,30 @@ class Throughput:
 
     def _calibrate(self, steps: Sequence[_Taken]) -> None:
         """Learn which nodes were accepted, of those whose parents were."""
-        rows: list[list[float]] = []
+        nodes: list[tuple[DraftTree, Context, Sequence[int]]] = []
         accepted: list[float] = []
         for step in steps:
             assert step.choice is not None
             choice, outcome = step.choice, step.outcome
-            path, children = outcome.path, outcome.verified.shape.children
+            path, children, kept = outcome.path, outcome.verified.shape.children, choice.kept
             # no path holds an end, right or not
             ends = outcome.drafted.ends
-            judged = [child for node in path for child in children[node] if choice.kept[child] not in ends]
-            rows += self.acceptance.rows_of(outcome.drafted, choice.context, [choice.kept[child] for child in judged])
+            judged = [child for node in path for child in children[node] if kept[child] not in ends]
+            nodes.append((outcome.drafted, choice.context, [kept[child] for child in judged]))
             accepted += [float(child in path) for child in judged]
-        if rows:
-            self.acceptance.observe(np.array(rows), np.array(accepted), len(steps))
+        if accepted:
+            self.acceptance.observe(self.acceptance.rows_of(nodes), np.array(accepted), len(steps))
+
+
+def _without_last(kept: tuple[int, ...], values: list[float], least: float, n: int) -> tuple[int, ...]:
+    """Nodes without the last n of those that are worth the least: of equals the parent comes first."""
+    last = [node for node in kept if values[node] == least][-n:]
+    return tuple([node for node in kept if node not in last])
 
 
 def _end(values: list[float], tree: DraftTree) -> None:
     """Let nodes that end the text, and those below, be worth nothing: an end comes with its parent's row, verified or not."""
-    ended, parents = set(tree.ends), tree.shape.parent_of
+    ended, parents = set(tree.ends), tree.shape.parents
     for node in range(1, len(values)):
         if node in ended or parents[node] in ended:
             ended.add(node)

@@ -5,6 +5,7 @@ Nodes are numbered breadth first. Node 0 is the root: the pending token, sampled
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,18 +16,19 @@ import numpy.typing as npt
 Int32Array = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TreeShape:
-    """Which nodes a tree has, before they have tokens.
+_MOST_RANK = 2**31 - 1  # that the engine can be asked for
 
-    Shapes are built once and reused for many steps: the engine recognises a shape by identity.
+
+@dataclass(slots=True, eq=False)
+class TreeShape:
+    """Which nodes a tree has, before they have tokens. It is not changed once it is built.
+
+    Shapes are reused for many steps: the engine recognises the one that it was given last by identity.
     """
 
-    parents: Int32Array  # (n_nodes,) i32, parents[0] = -1, parents[i] < i
-    ranks: Int32Array  # (n_nodes,) i32, node i is its parent's ranks[i]-th best continuation, from 0
-    depths: Int32Array  # (n_nodes,) i32, not decreasing
-    parent_of: tuple[int, ...]  # parents and ranks once more, for what goes through them node by node
-    rank_of: tuple[int, ...]
+    parents: tuple[int, ...]  # (n_nodes,), parents[0] = -1, parents[i] < i
+    ranks: tuple[int, ...]  # (n_nodes,), node i is its parent's ranks[i]-th best continuation, from 0
+    depths: tuple[int, ...]  # (n_nodes,), not decreasing
     children: tuple[tuple[int, ...], ...]  # of every node, by rank
     n_nodes: int  # including the root
     max_depth: int
@@ -63,15 +65,15 @@ class TreeShape:
                 for rank, node in enumerate(siblings):
                     ranks[node] = rank
         elif len(ranks) != len(parents) or any(
-            len({ranks[c] for c in s}) < len(s) or min((ranks[c] for c in s), default=0) < 0 for s in children
+            len({ranks[child] for child in siblings}) < len(siblings) for siblings in children
         ):
-            raise ValueError("every node needs a rank of its own among its siblings, 0 or higher")
+            raise ValueError("every node needs a rank of its own among its siblings")
+        elif not all(type(rank) is int and 0 <= rank <= _MOST_RANK for rank in ranks):
+            raise ValueError(f"ranks are whole numbers from 0 to {_MOST_RANK}")
         return TreeShape(
-            parents=np.array(parents, dtype=np.int32),
-            ranks=np.array(ranks, dtype=np.int32),
-            depths=np.array(depths, dtype=np.int32),
-            parent_of=tuple(parents),
-            rank_of=tuple(ranks),
+            parents=tuple(parents),
+            ranks=tuple(ranks),
+            depths=tuple(depths),
             children=tuple(tuple(sorted(siblings, key=ranks.__getitem__)) for siblings in children),
             n_nodes=len(parents),
             max_depth=depths[-1],
@@ -99,6 +101,28 @@ class TreeShape:
         """The first levels of the tree: its nodes at most so deep, which are numbered as they are here."""
         return self if depth >= self.max_depth else _upto(self, depth)
 
+    def part(self, nodes: Sequence[int]) -> TreeShape:
+        """The tree with some of its nodes only, numbered in their order.
+
+        Args:
+            nodes: ascending; the root, and the parent of every other one, are among them.
+        """
+        place = {-1: -1}
+        children: list[list[int]] = []
+        for i, node in enumerate(nodes):
+            place[node] = i
+            children.append([])
+        of, by = self.parents, self.ranks
+        parents = tuple([place[of[node]] for node in nodes])
+        ranks = tuple([by[node] for node in nodes])
+        for i in range(1, len(parents)):
+            children[parents[i]].append(i)
+        for siblings in children:
+            if len(siblings) > 1:
+                siblings.sort(key=ranks.__getitem__)
+        depths = tuple([self.depths[node] for node in nodes])
+        return TreeShape(parents, ranks, depths, tuple(map(tuple, children)), len(parents), depths[-1])
+
     def spine(self) -> TreeShape:
         """The chain along the best-ranked nodes: what remains of the tree where only chains can be verified."""
         depth, node = 0, 0
@@ -110,23 +134,23 @@ class TreeShape:
 
 @lru_cache(maxsize=1024)
 def _upto(shape: TreeShape, depth: int) -> TreeShape:
-    n = int(np.searchsorted(shape.depths, depth, side="right"))
-    return TreeShape.from_parents(shape.parent_of[:n], shape.rank_of[:n])
+    n = bisect_right(shape.depths, depth)
+    return TreeShape.from_parents(shape.parents[:n], shape.ranks[:n])
 
 
 #: Nothing is drafted: the pass verifies the pending token alone.
 ROOT_ONLY = TreeShape.chain(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DraftTree:
-    """A shape whose nodes have tokens."""
+    """A shape whose nodes have tokens. It is not changed once it is built."""
 
     shape: TreeShape
     tokens: tuple[int, ...]  # (n_nodes,), tokens[0] is the pending token
-    logp: npt.NDArray[np.float32] | None = None  # (n_nodes,) the head's, given the parent; None of nodes copied or selected
+    logp: Sequence[float] | None = None  # (n_nodes,) the head's, given the parent; None of nodes copied or selected
     copied: frozenset[int] = frozenset()  # nodes that were found in the text, not drafted by the head
-    entropy: npt.NDArray[np.float32] | None = None  # (n_nodes,) of the head's distribution below each node, nats; NaN at leaves
+    entropy: Sequence[float] | None = None  # (n_nodes,) of the head's distribution below each node, nats; NaN at leaves
     ends: tuple[int, ...] = ()  # nodes that end the text and need no row of their own, where the drafter tells
 
     def child(self, node: int, token: int) -> int | None:

@@ -160,7 +160,7 @@ class Typical:
         path = []
         while node > 0:
             path.append(node)
-            node = int(shape.parents[node])
+            node = shape.parents[node]
         return path[::-1]
 
 

@@ -117,7 +117,7 @@ def tokens_of(tree: DraftTree, node: int) -> tuple[int, ...]:
     path = []
     while node > 0:
         path.append(tree.tokens[node])
-        node = int(tree.shape.parents[node])
+        node = tree.shape.parents[node]
     return tuple(reversed(path))
 
 
@@ -156,7 +156,7 @@ def test_random_trees_and_copies() -> None:
         place = {old: new for new, old in enumerate(order)} | {-1: -1}
         shape = TreeShape.from_parents([place[parents[old]] for old in order])
         # siblings differ, as ranks of one row do
-        tokens = (99, *(int(shape.ranks[node]) for node in range(1, shape.n_nodes)))
+        tokens = (99, *(shape.ranks[node] for node in range(1, shape.n_nodes)))
         drafted = DraftTree(shape, tokens)
         copy = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 16)))
         check(merge(drafted, copy), drafted, copy)

@@ -64,7 +64,7 @@ class RandomEngine:
         tokens = []
         while node >= 0:
             tokens.append(self.tree.tokens[node])
-            node = int(self.tree.shape.parents[node])
+            node = self.tree.shape.parents[node]
         return tokens[::-1]
 
     def chooser(self, sampler: TokenChooser) -> Callable[[int], int]:
@@ -95,8 +95,8 @@ class RandomEngine:
         tokens = [self.seen[-1]]
         prefixes = [list(self.seen)]
         for node in range(1, shape.n_nodes):
-            prefix = prefixes[int(shape.parents[node])]
-            tokens.append(self.ranked(prefix)[int(shape.ranks[node])])
+            prefix = prefixes[shape.parents[node]]
+            tokens.append(self.ranked(prefix)[shape.ranks[node]])
             prefixes.append([*prefix, tokens[-1]])
         return DraftTree(shape, tuple(tokens))
 

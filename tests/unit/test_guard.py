@@ -92,7 +92,7 @@ class Run:
         logp = np.log([1.0, *(max(0.01, chance if rank == 0 else (1 - chance) * 0.2) for rank in shape.ranks[1:])])
         shape = stopped(shape, logp.tolist(), policy.least)
         # a drafted token is its rank
-        tree = DraftTree(shape, (self.pending, *shape.ranks[1:].tolist()), logp[: shape.n_nodes].astype(np.float32))
+        tree = DraftTree(shape, (self.pending, *shape.ranks[1:]), logp[: shape.n_nodes].astype(np.float32))
         verified = policy.select(tree) if shape.n_nodes > 1 else tree
         if self.copied and self.n_steps % self.copied == 0:
             verified = tree = DraftTree(TreeShape.chain(2), (self.pending, OTHER, OTHER), copied=frozenset((1, 2)))

@@ -160,8 +160,8 @@ def test_the_first_levels_of_a_tree(seed: int) -> None:
     for depth in range(shape.max_depth + 3):
         first = shape.upto(depth)
         assert first.n_nodes == sum(d <= depth for d in shape.depths)
-        assert first.parents.tolist() == parents[: first.n_nodes]
-        assert first.ranks.tolist() == shape.ranks[: first.n_nodes].tolist()
+        assert list(first.parents) == parents[: first.n_nodes]
+        assert first.ranks == shape.ranks[: first.n_nodes]
         assert shape.upto(depth) is first, "shapes are known by identity"
     assert shape.upto(shape.max_depth) is shape
 

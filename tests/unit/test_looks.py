@@ -7,7 +7,7 @@
 | price | looks that take more than their share of the time, the first one where nothing speaks for it included |
 | from rest | a first look at drafts that promise nothing, as long as others; one that is taken in a short answer |
 | another text | a look that lost and goes on where its next step is as dear as the first; one that gains and ends |
-| plain steps | a look at drafts that goes on, uncharged, behind plain steps |
+| plain steps | a look at drafts that goes on, uncharged, behind plain steps; one at what was measured for long, too soon |
 """
 
 from __future__ import annotations
@@ -161,6 +161,14 @@ def test_plain_steps_end_a_look() -> None:
     while looks.at_plain_steps(True):
         pass
     assert not looks.at_drafts(True) or looks.begins
+
+
+@pytest.mark.parametrize(("known", "first"), [(False, 8), (True, 64)])
+def test_what_was_measured_for_long_is_looked_at_later(known: bool, first: int) -> None:
+    looks = Looks(n_unsettled=2, known=known)
+    taken = [step for step in range(1, 250) if looks.at_plain_steps(True)]
+    # two that tell nothing yet and two that do; then again as usual, whatever was known at first
+    assert taken == [first + i for i in range(4)] + [first + 3 + 128 + i for i in range(4)]
 
 
 def test_an_unlucky_look_does_not_put_the_next_one_off_for_as_long_as_two() -> None:

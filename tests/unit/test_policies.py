@@ -332,7 +332,7 @@ def steps(
         while verified.shape.children[path[-1]] and rng.random() < 0.6:
             path.append(verified.shape.children[path[-1]][0])
         policy.learn(Outcome(tree, verified, tuple(path), 0.1, 1.2, 1.3))
-        found.append(tuple(verified.shape.parents.tolist()))
+        found.append(verified.shape.parents)
     return found
 
 

@@ -374,7 +374,7 @@ def test_shapes_that_are_none(tmp_path: Path, parents: object) -> None:
     header = json.loads(str(arrays.pop("header"))) | {"parents": parents}
     np.savez(path, header=np.array(json.dumps(header)), **arrays)
     refused(path)
-    header |= {"parents": log.shape.parents.tolist(), "ranks": [0, 10**30, 1, 0, 1]}
+    header |= {"parents": list(log.shape.parents), "ranks": [0, 10**30, 1, 0, 1]}
     np.savez(path, header=np.array(json.dumps(header)), **arrays)
     refused(path)
 

@@ -52,8 +52,8 @@ def logged_text(rng: np.random.Generator, task: str, n: int, right: float) -> Lo
     for i in range(n - 1):
         drafts[i, 0] = tokens[i]
         for node in range(1, SHAPE.n_nodes):
-            at = i + int(SHAPE.depths[node])
-            if at < n and rng.random() < right / (1 + 3 * int(SHAPE.ranks[node])):
+            at = i + SHAPE.depths[node]
+            if at < n and rng.random() < right / (1 + 3 * SHAPE.ranks[node]):
                 drafts[i, node] = tokens[at]
     logp = np.log(rng.uniform(0.05, 0.9, drafts.shape)).astype(np.float32)
     below = rng.uniform(0.1, 3.0, drafts.shape).astype(np.float32)
