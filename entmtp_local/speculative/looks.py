@@ -7,6 +7,7 @@ _FIRST = 16  # and before the first one from rest, which takes longer than a sho
 _SPENT = 0.005  # share of the time that looks at drafts may take
 _AHEAD = 0.5  # of what the last look took has to be saved before the next one: it may have been an unlucky one
 _RUN = 4  # steps of a look, where the first one is dearer than the others
+_TAKEN = 2  # of them before a look may end early: a single place in a text says little of the others
 _MOST_QUIET = 64  # steps that are told together at most
 _PLAIN, _PLAIN_SEEN = 128, 2  # steps between two looks at plain steps, and those of one that tell what they take
 # Steps before the first one; where the profile is a thorough one, what plain steps take is known.
@@ -47,7 +48,7 @@ class Looks:
         Returns: what `exploring` is then.
         """
         self._since += 1
-        if at_rest and self._on_credit and self._left > 0 and self._promised < 0 <= self._going:
+        if at_rest and self._on_credit and 0 < self._left <= _RUN - _TAKEN and self._promised < 0 <= self._going:
             # what that spares is not spent on more looks, were its steps as dear as the first: sooner ones are no better
             spared = max(0.0, self._price) * self._left / (_RUN - self._left)
             self._saved, self._price = self._saved - spared, self._price + spared
