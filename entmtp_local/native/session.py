@@ -667,7 +667,7 @@ class Session:
     def _make_draft_buffers(self, n: int) -> None:
         """For drafted trees of up to n nodes."""
         self._draft_shape = ROOT_ONLY
-        self._draft_parents: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
+        self._draft_parents: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)(-1)
         self._draft_ranks: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
         self._draft_tokens: ctypes.Array[ctypes.c_int32] = (ctypes.c_int32 * n)()
         self._logp: ctypes.Array[ctypes.c_float] = (ctypes.c_float * n)()

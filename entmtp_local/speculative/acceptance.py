@@ -121,7 +121,7 @@ class AcceptanceModel:
     def values(self, tree: DraftTree, context: Context) -> list[float]:
         """The chance of each node that it is accepted, and all above it: what `chances` of its `rows` say, multiplied.
 
-        What is hopeless by the head and by what was learnt counts as 0.
+        What is hopeless by the head and by what was learnt counts as 0, and so does what a broken head calls NaN.
 
         Node by node where there are no extra features: a pass leaves nothing of NumPy in the processor's caches, and for the few
         nodes of a draft that would cost more than the arithmetic does.
@@ -145,9 +145,9 @@ class AcceptanceModel:
             if parent != above:
                 above, base, value = parent, one, values[parent]
                 if entropy is not None:
-                    below = log(max(entropy[parent], _LEAST_ENTROPY))
+                    below = log(max(_LEAST_ENTROPY, entropy[parent]))
                     base += (head + head2 * below) * below
-            logp = max(logp, _SMALLEST)
+            logp = max(_SMALLEST, logp)
             logit = base + own * logp + (by_rank[rank] if rank < 3 else rank3)
             if logp < _UNLIKELY and logit < _NEVER:
                 values.append(0.0)
@@ -237,9 +237,9 @@ class AcceptanceModel:
 
 def _of_head(rows: FloatArray, logp: FloatArray, entropies: FloatArray) -> None:
     """Fill in what the head says: log-probabilities, and entropies of the distributions that they are of, nats."""
-    rows[:, 1] = np.maximum(logp, _SMALLEST)
+    rows[:, 1] = np.fmax(logp, _SMALLEST)
     rows[:, 2] = np.log1p(-np.minimum(np.exp(rows[:, 1]), _LARGEST))
-    rows[:, 6] = np.log(np.maximum(entropies, _LEAST_ENTROPY))
+    rows[:, 6] = np.log(np.fmax(entropies, _LEAST_ENTROPY))
     rows[:, 7] = rows[:, 6] ** 2
 
 

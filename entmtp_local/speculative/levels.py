@@ -96,9 +96,7 @@ class Levels:
         prices = [rate * each for each in seconds]
         for level in range(len(spine)):
             for value in values[1 + width * level : 1 + width * (level + 1)]:
-                # what is hopeless is worth nothing in any number
-                if value:
-                    insort(ascending, -value)
+                insort(ascending, -value)
             expected = list(accumulate(ascending[: sizes[-1]]))
             n_sizes = bisect_right(sizes, len(expected))
             worth = [-expected[size - 1] - price for size, price in zip(sizes[:n_sizes], prices, strict=False)]

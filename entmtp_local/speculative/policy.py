@@ -105,7 +105,7 @@ def _read_tree(path: Path) -> Policy:
             f"{path} holds a tree of {len(parents)} nodes; it must have a root and 1 to {MAX_DRAFTED} drafted nodes."
         )
     # siblings without ranks are ranked in their order, so that a node with too many children has too high ranks, too
-    highest = max(Counter(parents).values()) - 1 if ranks is None else max(ranks)
+    highest = max(Counter(parents).values()) - 1 if ranks is None else max(ranks, default=0)
     if highest > MAX_RANK:
         raise UsageError(f"{path} asks for a continuation of rank {highest}; ranks go from 0 to {MAX_RANK}.")
     try:

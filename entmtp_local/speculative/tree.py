@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,11 @@ class TreeShape:
             ranks: (n_nodes,) or None.
         Raises: ValueError when the parents are not those of one tree in breadth-first order.
         """
+        try:
+            parents = [index(parent) for parent in parents]
+            ranks = None if ranks is None else [index(rank) for rank in ranks]
+        except TypeError:
+            raise ValueError("parents and ranks are whole numbers") from None
         if len(parents) == 0 or parents[0] != -1:
             raise ValueError("node 0 must be the root, with parent -1")
         depths = [0]
@@ -68,8 +74,9 @@ class TreeShape:
             len({ranks[child] for child in siblings}) < len(siblings) for siblings in children
         ):
             raise ValueError("every node needs a rank of its own among its siblings")
-        elif not all(type(rank) is int and 0 <= rank <= _MOST_RANK for rank in ranks):
-            raise ValueError(f"ranks are whole numbers from 0 to {_MOST_RANK}")
+        elif not all(0 <= rank <= _MOST_RANK for rank in ranks[1:]):
+            raise ValueError(f"ranks go from 0 to {_MOST_RANK}")
+        ranks[0] = 0  # the root has no siblings
         return TreeShape(
             parents=tuple(parents),
             ranks=tuple(ranks),

@@ -24,7 +24,7 @@ from entmtp_local.speculative import draft_vocab
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
 from entmtp_local.speculative.policy import drafted_by, parse_policy, sizes_of
 from entmtp_local.speculative.sampling import SamplingOptions
-from entmtp_local.speculative.tree import DraftTree, TreeShape
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 from scripts.make_tiny_models import STOP, STOP_LEAD, make_tokenizer
 
 GREEDY = SamplingOptions(temp=0)
@@ -76,6 +76,14 @@ def test_a_second_turn_drafts_as_a_fresh_session_does(tiny: Path, kind: str) -> 
             expected, expected_drafts = run(fresh, whole, "chain:3", 30)
         assert second.tokens == expected.tokens
         assert drafts == expected_drafts
+
+
+def test_a_session_may_begin_with_a_draft_of_nothing(tiny: Path) -> None:
+    with open_session(tiny, "qwen35", "chain:3") as session:
+        session.prefill(PROMPT, lambda: False)
+        session.start(PROMPT[0])
+        drafted = session.draft(ROOT_ONLY)
+        assert (drafted.shape, drafted.tokens) == (ROOT_ONLY, (PROMPT[0],))
 
 
 def test_a_draft_tells_which_of_its_tokens_end_the_text(tiny: Path) -> None:

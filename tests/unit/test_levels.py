@@ -9,6 +9,7 @@
 | at rest | drafts that are never begun again, because one level alone does not pay |
 | beginning, giving up | drafts that are not begun where they pay, or go on where they do not |
 | a hard text | a few looks that undo what calibration saw of many texts |
+| hopeless nodes | sizes that are cheap and verified, but counted as what cannot be had |
 | first levels | nodes numbered otherwise than in the whole tree |
 | replay, the end of a text | a replay that stops elsewhere than the engine does |
 """
@@ -132,6 +133,15 @@ def test_a_hard_text_does_not_undo_what_calibration_saw() -> None:
     assert levels.pays
     settle(levels, cost, 0.02, n=200)
     assert not levels.pays, "all texts are hard"
+
+
+def test_sizes_that_only_hopeless_nodes_fill_count() -> None:
+    """Of one and four nodes, a certain token and two hopeless siblings are had for the price of four."""
+    levels, cost = Levels(), CostModel(CostTable({1: 0.010, 4: 0.0105}, level={1: 0.0005}))
+    for _ in range(20):
+        levels.look([1.0, 0.99, 0.0, 0.0], [log(0.99)], 3, 100.0, cost)
+        levels.choose(100.0, 100.0, 1.0, cost, lambda n_levels: n_levels * cost.level_seconds)
+    assert levels.pays
 
 
 def test_what_calibration_saw_is_where_it_begins() -> None:

@@ -100,6 +100,7 @@ def test_what_the_readme_shows_is_read(tmp_path: Path) -> None:
         "[-1, 5]",
         "[-1, 0, 1, 0]",
         '{"parents": [-1, 0], "ranks": [0]}',
+        '{"parents": [-1, 0, 0], "ranks": []}',
         "[0, 0]",
     ]
     + [

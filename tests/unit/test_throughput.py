@@ -17,6 +17,7 @@
 | costs | sizes recommended that were never measured; longer contexts not noticed; an interruption taken for a cost |
 | wrong costs | a cost taken for an interruption, again and again |
 | limits | more than the engine verifies |
+| broken head | a crash, or a tree without a parent, where the head says NaN; weights that become NaN by it |
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from entmtp_local.speculative.cost import SIZES, CostModel, CostTable, without_i
 from entmtp_local.speculative.guard import Guard
 from entmtp_local.speculative.profile import ALL, SETS, Profile, TaskFit, TreeSet
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome
-from entmtp_local.speculative.throughput import _TOGETHER, Throughput
+from entmtp_local.speculative.throughput import _TOGETHER, VARIANTS, Throughput
 from entmtp_local.speculative.tree import DraftTree, TreeShape
 from entmtp_local.speculative.verify import accept
 
@@ -52,6 +53,23 @@ def ready(costs: dict[int, float] = PROCESSOR, variant: str = "", depth: int = 8
     policy = Throughput(variant, depth, width)
     policy.calibrated(Profile(CostTable(costs)))
     return policy
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_broken_head_says_is_worth_nothing(seed: int, variant: str) -> None:
+    rng = np.random.default_rng(seed)
+    policy = ready(variant=variant)
+    shape = policy.plan(Evidence(0, 0, 1.0))
+    logp = np.where(rng.random(shape.n_nodes) < 0.4, np.nan, np.log(rng.uniform(0.01, 1.0, shape.n_nodes)))
+    entropy = np.where(rng.random(shape.n_nodes) < 0.4, np.nan, 1.0)
+    drafted = DraftTree(shape, tuple(range(shape.n_nodes)), logp.tolist(), entropy=entropy.tolist())
+    verified = policy.select(drafted)
+    # tokens were numbered as the nodes: every kept node's parent is kept, and its own parent
+    for node, parent in enumerate(verified.shape.parents[1:], 1):
+        assert shape.parents[verified.tokens[node]] == verified.tokens[parent]
+    policy.learn(Outcome(drafted, verified, (0,), 1e-3, 1e-2, 2e-2))
+    assert np.isfinite(policy.acceptance.weights).all()
 
 
 def random_parents(rng: np.random.Generator, n: int) -> list[int]:

@@ -22,6 +22,7 @@ def test_a_shape_knows_depths_ranks_and_children() -> None:
 def test_ranks_can_be_given() -> None:
     shape = TreeShape.from_parents([-1, 0, 0], [0, 3, 1])
     assert shape.ranks == (0, 3, 1)
+    assert TreeShape.from_parents([-1, 0, 0], [-1, 3, 1]).ranks == (0, 3, 1), "the root's means nothing"
     assert shape.children[0] == (2, 1)
 
 
@@ -33,6 +34,8 @@ def test_ranks_can_be_given() -> None:
         ([-1, 1], "parents come before"),
         ([-1, -1], "parents come before"),
         ([-1, 0, 1, 0], "level by level"),
+        ([-1.0, 0], "whole numbers"),
+        ([-1, 0.0], "whole numbers"),
     ],
 )
 def test_what_is_no_tree(parents: list[int], complaint: str) -> None:
@@ -40,7 +43,7 @@ def test_what_is_no_tree(parents: list[int], complaint: str) -> None:
         TreeShape.from_parents(parents)
 
 
-@pytest.mark.parametrize("ranks", [[0, 0, 0], [0, 1], [0, 0, -1], [0, 0, 2**31], [0, 0, 1.0]])
+@pytest.mark.parametrize("ranks", [[0, 0, 0], [0, 1], [0, 0, -1], [0, 0, 2**31], [0, 0, 1.0], []])
 def test_siblings_need_different_ranks(ranks: list[int]) -> None:
     with pytest.raises(ValueError, match="rank"):
         TreeShape.from_parents([-1, 0, 0], ranks)
