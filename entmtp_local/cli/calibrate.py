@@ -208,11 +208,15 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             return EXIT_INTERRUPTED
     missing = [task for task in prompts if task not in profile.tasks]
     if missing:
-        click.echo(
-            f"nothing was learnt of {', '.join(missing)}: its texts ended at once, or have no room in the context.", err=True
-        )
+        why = "its texts ended at once, or have no room in the context"
+        if effort.quick:
+            why = f"the machine was too slow or too busy to read its texts in {effort.log_seconds:.0f} seconds, or {why}"
+        click.echo(f"nothing was learnt of {', '.join(missing)}: {why}.", err=True)
     if len(missing) == len(prompts):
-        raise UsageError("no profile was written; give prompts that the model goes on from, or chat messages, or a larger -c.")
+        remedy = "leave out --quick, which then takes its time, or " if effort.quick else ""
+        raise UsageError(
+            f"no profile was written; {remedy}give prompts that the model goes on from, or chat messages, or a larger -c."
+        )
     if options["out"] is None and options["tasks"]:
         # another calibration may have written it meanwhile
         with suppress(ProfileError):

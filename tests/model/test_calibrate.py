@@ -541,6 +541,14 @@ def test_a_task_that_was_not_calibrated_is_named(shipped: Path, made: tuple[Path
     assert "no task poems (it has: " in result.stderr and "--task poems" in result.stderr
 
 
+def test_where_there_is_no_time_for_texts_it_says_so(shipped: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entmtp_local.cli.calibrate.QUICK", replace(BRIEF, log_seconds=1e-9))
+    result = call("calibrate", str(shipped), "--quick", "--task", "code", "-c", "512", *ONE_THREAD)
+    assert result.exit_code == 2 and not list(cache.glob("*.json"))
+    assert "nothing was learnt of code: the machine was too slow or too busy" in result.stderr
+    assert "no profile was written; leave out --quick" in result.stderr
+
+
 def test_a_thorough_calibration_is_added_to_and_not_replaced_by_a_quick_one(shipped: Path, cache: Path, tmp_path: Path) -> None:
     few = ("calibrate", str(shipped), "-n", "16", *ONE_THREAD)
     assert call(*few, "--task", "code", "--task", "math", "--prompts", "2").exit_code == 0
