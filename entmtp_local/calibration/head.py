@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from entmtp_local.calibration.wide_log import WideLog
+from entmtp_local.calibration.wide_log import Int32Array, WideLog
 from entmtp_local.native.draft_head import COPIED_AHEAD
 from entmtp_local.native.session import Session
 from entmtp_local.native.timing import pass_seconds
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.draft_vocab import DraftHead, PassCost
-from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, Int32Array, TreeShape
+from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
 
 _DEPTH = 5
 _FEWEST = 4096  # rows of a choice; fewer save next to nothing more

@@ -23,10 +23,11 @@ from entmtp_local.errors import UsageError
 from entmtp_local.files import open_file, reason, replace_file
 from entmtp_local.speculative.entmtp import SIGNALS
 from entmtp_local.speculative.profile import ALL
-from entmtp_local.speculative.tree import Int32Array, TreeShape
+from entmtp_local.speculative.tree import TreeShape
 
 FORMAT, VERSION = "entmtp-local wide log", 1
 Float32Array = npt.NDArray[np.float32]
+Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             why = f"the machine was too slow or too busy to read its texts in {effort.log_seconds:.0f} seconds, or {why}"
         click.echo(f"nothing was learnt of {', '.join(missing)}: {why}.", err=True)
     if len(missing) == len(prompts):
-        remedy = "leave out --quick, which then takes its time, or " if effort.quick else ""
+        remedy = "leave out --quick, so that there is time for all of them, or " if effort.quick else ""
         raise UsageError(
             f"no profile was written; {remedy}give prompts that the model goes on from, or chat messages, or a larger -c."
         )

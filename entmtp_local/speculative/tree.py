@@ -11,12 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
 
-import numpy as np
-import numpy.typing as npt
-
-Int32Array = npt.NDArray[np.int32]
-
-
 _MOST_RANK = 2**31 - 1  # that the engine can be asked for
 
 
@@ -141,8 +135,7 @@ class TreeShape:
 
 @lru_cache(maxsize=1024)
 def _upto(shape: TreeShape, depth: int) -> TreeShape:
-    n = bisect_right(shape.depths, depth)
-    return TreeShape.from_parents(shape.parents[:n], shape.ranks[:n])
+    return shape.part(range(bisect_right(shape.depths, depth)))
 
 
 #: Nothing is drafted: the pass verifies the pending token alone.
