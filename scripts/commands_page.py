@@ -32,7 +32,7 @@ REST = """\
 |---|---|
 | 0 | done |
 | 1 | it failed, or the model cannot be run; one line on standard error says why and what to do |
-| 2 | the command line, or a file that it names to be read besides the model, is wrong |
+| 2 | the command line, or a file that it names to be read besides the model, is wrong; a profile that does not fit is no error |
 | 130 | Ctrl-C; what there was to keep is kept |
 
 ## Environment

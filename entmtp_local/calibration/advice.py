@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from entmtp_local.calibration.calibrate import finalists
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.profile import Profile, most_gained
 
 # Forecasts from the texts that were fitted to, and short measurements, err by as much: less is not taken for a gain.
 _GAIN = 1.05
@@ -43,7 +41,7 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
         default: the policy where none is named.
         trees: whether they can be verified.
     """
-    rows = [row for row in profile.measured if row["task"] == task]
+    rows = profile.measured_of(task)
     ratios = {str(row["policy"]): min(float(row["ratio"]), most_gained(row, rows)) for row in rows}
     # nothing was decoded where the model ended every text at once
     measured = any(ratios.values())
@@ -57,16 +55,6 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
     elif default in ratios and ratios[best] < _GAIN * ratios[default]:
         policy = default
     return Advice(task, policy, ratios[policy], ratios.get(default), measured)
-
-
-def most_gained(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> float:
-    """What a policy can gain at most by the tokens of its steps: a step with drafts takes no less than one without.
-
-    Args:
-        row: of Profile.measured; of the same task are `rows`, plain decoding among them.
-    """
-    plain = next((each.get("tokens_per_step", 0.0) for each in rows if each["policy"] == "off"), 0.0)
-    return float(row["tokens_per_step"] / plain) if plain and "tokens_per_step" in row else math.inf
 
 
 def _replayed(profile: Profile, texts: WideLog, names: Iterable[str], trees: bool) -> dict[str, float]:

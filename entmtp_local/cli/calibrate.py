@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from entmtp_local.bench import workloads
-from entmtp_local.calibration.advice import Advice, advise, most_gained
+from entmtp_local.calibration.advice import Advice, advise
 from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
@@ -39,14 +39,11 @@ from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable, is_disturbed
 from entmtp_local.speculative.draft_vocab import SAME, DraftHead
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import ALL, Profile, paths_of
+from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, is_doubtful, paths_of
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
 
 EXIT_INTERRUPTED = 130
-# Times what a policy can gain at most: short texts on an idle machine measure no more than that beyond it.
-_DOUBTFUL = 1.1
-_ENOUGH = 200  # tokens, of which a ratio can be told
 
 REPLAYED = (
     "off", "chain:1", "chain:2", "chain:3", "chain:4", "chain:5", "chain:7", "medusa:7:TASK", "hydra:7:TASK", "hydra:15:TASK",
@@ -292,19 +289,17 @@ def _show(profile: Profile, out: Path) -> None:
         print("\nmeasured, tokens/s over plain decoding (tokens per step; tokens):")
         disturbed = few = False
         for row in profile.measured:
-            doubtful = row["ratio"] > _DOUBTFUL * most_gained(
-                row, [each for each in profile.measured if each["task"] == row["task"]]
-            )
+            doubtful = is_doubtful(row, profile.measured_of(row["task"]))
             disturbed |= doubtful
-            n_tokens = row.get("n_tokens", _ENOUGH)
-            few |= n_tokens < _ENOUGH
-            mark = ("?" if doubtful else "") + ("*" if n_tokens < _ENOUGH else "")
+            n_tokens = row.get("n_tokens", ENOUGH_DECODED)
+            few |= n_tokens < ENOUGH_DECODED
+            mark = ("?" if doubtful else "") + ("*" if n_tokens < ENOUGH_DECODED else "")
             figures = f"{row['ratio']:.2f}{mark} ({row['tokens_per_step']:.2f}; {n_tokens})"
             print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {figures}")
         if disturbed:
             print("? more than the tokens of its steps allow: something else ran beside it; calibrate again when nothing does.")
         if few:
-            print(f"* fewer than {_ENOUGH} tokens, which say little; entmtp-local bench measures more.")
+            print(f"* fewer than {ENOUGH_DECODED} tokens, which say little; entmtp-local bench measures more.")
     print(f"profile: {visible(str(out))}")
 
 

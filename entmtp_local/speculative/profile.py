@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +61,12 @@ _DIFFERENCES = {
     "draft_vocab": "with another --draft-vocab",
     "draft_head_type": "with another --draft-head-type",
 }
+
+
+# Decoded tokens of which a ratio to plain decoding can be told.
+ENOUGH_DECODED = 200
+# Times what a policy can gain at most: short texts on an idle machine measure no more than that beyond it.
+_DOUBTFUL = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,10 @@ class Profile:
     created: str = ""
     measured: tuple[Mapping[str, Any], ...] = ()
     head: DraftHead | None = None
+
+    def measured_of(self, task: str) -> list[Mapping[str, Any]]:
+        """What was decoded of a task."""
+        return [row for row in self.measured if row["task"] == task]
 
     def task(self, name: str) -> TaskFit:
         """Raises: ProfileError where the task was not calibrated."""
@@ -276,6 +286,21 @@ def _parse_head(content: Mapping[str, Any]) -> DraftHead:
     if speeds[kind][str(size)] < 1e-9 or seconds.target == 0:
         raise ValueError("rows that nothing can be drafted from")
     return DraftHead(kind, size, seconds, speeds)
+
+
+def most_gained(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> float:
+    """What a policy can gain at most by the tokens of its steps: a step with drafts takes no less than one without.
+
+    Args:
+        row: of Profile.measured; of the same task are `rows`, plain decoding among them.
+    """
+    plain = next((each.get("tokens_per_step", 0.0) for each in rows if each["policy"] == "off"), 0.0)
+    return float(row["tokens_per_step"] / plain) if plain and "tokens_per_step" in row else math.inf
+
+
+def is_doubtful(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a policy seems to gain more than it can: something else ran beside it. Arguments are those of `most_gained`."""
+    return bool(row["ratio"] > _DOUBTFUL * most_gained(row, rows))
 
 
 def parse_measured(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,16 @@ def test_what_was_measured_counts_more_than_what_is_computed() -> None:
     assert (code.by, code.measured, code.best_ratio) == ("chain of 1", False, 1.3)
 
 
+def test_what_gained_more_than_its_tokens_allow_is_not_told_as_measured() -> None:
+    """Something else ran while plain decoding was measured."""
+    rows: tuple[dict[str, Any], ...] = tuple(
+        {"task": "code", "policy": policy, "temp": 0.8, "tokens_per_second": 100 * ratio, "ratio": ratio, "tokens_per_step": n}
+        for policy, ratio, n in (("off", 1.0, 1.0), ("chain:3", 1.2, 2.0), ("throughput", 7.08, 2.2))
+    )
+    code, _ = expected_speeds(replace(profile(code=fit(((0.9,),)), math=fit(((0.9,),))), measured=rows), THROUGHPUT, trees=True)
+    assert (code.by, code.ratio, code.best_ratio) == ("chain:3", 1.2, 1.2)
+
+
 def test_what_is_said_is_of_the_policy_that_was_named() -> None:
     rows: tuple[dict[str, Any], ...] = tuple(
         {"task": "code", "policy": policy, "temp": 0.8, "tokens_per_second": 100 * ratio, "ratio": ratio, "tokens_per_step": 2.0}

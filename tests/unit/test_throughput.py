@@ -9,6 +9,7 @@
 | plain steps | plain decoding that is believed to be dearer than it is, and never tried |
 | less than expected | drafts that go on because no part of the price is wrong by itself |
 | beginning | a profile that says that drafts do not pay, or how many do, and is not heard; a small promise that is never tried |
+| decoding | a forecast that is believed although calibration decoded otherwise; too few tokens, or a disturbed row, that are |
 | first drafts | what they take beyond others, of every text, not counted |
 | small models | plain steps right behind drafts taken for what plain steps take |
 | certain drafts | drafts that stay short although everything is accepted |
@@ -24,9 +25,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 import numpy as np
 import pytest
@@ -348,8 +350,14 @@ def test_steps_are_held_against_the_costs_of_their_own_context(before: int, afte
     assert policy.cost._base == pytest.approx(costs, rel=0.05)
 
 
-def promised(costs: CostTable, *accepted: float, n_positions: int = 100, **of_task: tuple[float, ...]) -> Throughput:
-    """A policy whose calibration saw levels accepted so often, those of tasks in so many positions."""
+def promised(
+    costs: CostTable,
+    *accepted: float,
+    n_positions: int = 100,
+    measured: tuple[Mapping[str, Any], ...] = (),
+    **of_task: tuple[float, ...],
+) -> Throughput:
+    """A policy whose calibration saw levels accepted so often, those of tasks in so many positions, and decoded so."""
     policy, no_trees = Throughput(), TreeSet(trees=((),), edges=(), choice=(0,))
 
     def fit(accepted: tuple[float, ...], n_positions: int = 100) -> TaskFit:
@@ -358,7 +366,7 @@ def promised(costs: CostTable, *accepted: float, n_positions: int = 100, **of_ta
         return TaskFit(n_positions, 3, acceptance, by_rank, (), 0.0, 1, 0.5, ((),), ((),), dict.fromkeys(SETS, no_trees))
 
     tasks = {task: fit(some, n_positions) for task, some in of_task.items()}
-    policy.calibrated(Profile(costs, tasks={ALL: fit(accepted), **tasks}))
+    policy.calibrated(Profile(costs, tasks={ALL: fit(accepted), **tasks}, measured=measured))
     return policy
 
 
@@ -431,6 +439,26 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
     sizes = [simulation.step(policy).shape.n_nodes for _ in range(120)]
     assert (sizes[0] > 1) == begins
     assert sum(size > 1 for size in sizes) >= 90, "where the text at hand is an easy one, a look shows it"
+
+
+@pytest.mark.parametrize(
+    ("code", "prose", "n_tokens", "begins"),
+    [
+        pytest.param(0.95, 0.9, 1000, False, id="answers too short for a forecast"),
+        pytest.param(0.95, 0.9, 100, True, id="too few tokens to tell"),
+        pytest.param(1.3, 0.1, 1000, True, id="decoding was better than the forecast"),
+        pytest.param(1.3, 0.9, 1000, True, id="as forecast"),
+    ],
+)
+def test_what_decoding_brought_is_believed_rather_than_what_was_forecast(
+    code: float, prose: float, n_tokens: int, begins: bool
+) -> None:
+    def row(policy: str, ratio: float, per_step: float) -> dict[str, Any]:
+        return {"task": "code", "policy": policy, "ratio": ratio, "tokens_per_step": per_step, "n_tokens": n_tokens}
+
+    rows = (row("off", 1.0, 1.0), row("chain:2", code, 2.0), row("hydra:3:code", 0.8, 2.2), row("throughput", 3.0, 1.02))
+    policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.9] * 8, code=(prose,) * 8, measured=rows)
+    assert (policy.plan(EVIDENCE).max_depth > 0) == begins, "no step brings more than its tokens, whatever was measured"
 
 
 @pytest.mark.parametrize("prose", [0.9, 0.1])
