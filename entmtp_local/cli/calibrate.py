@@ -220,10 +220,12 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             before = Profile.load(out, key)
     if before is not None and options["tasks"]:
         # what is known of other tasks, and of all together, stays
+        others = [row for row in before.measured if row["task"] not in prompts or row["task"] in missing]
         profile = replace(
             profile,
             head=before.head or profile.head,
             tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}},
+            measured=(*others, *profile.measured),
         )
     if is_disturbed(profile.costs):
         click.echo("something else ran while costs were measured, which are not to be relied on: calibrate again.", err=True)

@@ -9,7 +9,7 @@ from math import prod
 from entmtp_local.speculative.grown import GrownTree
 from entmtp_local.speculative.profile import ALL, NodePath, Profile, TaskFit, is_doubtful, paths_of, shape_of
 from entmtp_local.speculative.protocol import Evidence, Policy
-from entmtp_local.speculative.static import StaticPolicy
+from entmtp_local.speculative.static import OFF, StaticPolicy
 from entmtp_local.speculative.tree import TreeShape
 
 _NOTHING = "plain decoding"
@@ -58,6 +58,9 @@ def expected_speeds(profile: Profile, policy: Policy, *, trees: bool) -> list[Ex
         decoded = profile.measured_of(task)
         # where every answer ended at once, nothing was measured
         rows = [row for row in decoded if row["tokens_per_second"] > 0 and not is_doubtful(row, decoded)]
+        if len(rows) < len(decoded) and all(row["policy"] == OFF.name for row in rows):
+            # plain decoding itself was disturbed
+            rows = []
         row = next((row for row in rows if row["policy"] in (policy.name, f"{policy.name}:{task}")), None)
         best = max(rows, key=lambda row: row["tokens_per_second"], default=None)
         computed = _computed(task, fit, profile, policy, trees)

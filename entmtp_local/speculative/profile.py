@@ -152,7 +152,7 @@ class Profile:
         tasks: may be empty, and has ALL otherwise.
         quick: whether a quick calibration wrote it.
         head: what drafts are best read from; None where that was not compared.
-        measured: what full calibration decoded to check its choices: rows of a table for the report.
+        measured: what full calibration decoded: rows of the report's table, and by which `throughput` begins a session.
     """
 
     costs: CostTable

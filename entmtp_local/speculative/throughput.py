@@ -22,7 +22,7 @@ from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, n_unsettle
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
-from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, TaskFit, most_gained
+from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, TaskFit, is_doubtful
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -32,7 +32,9 @@ _LONG = 2.0  # times what plain steps take, which a step of a rest counts for at
 _FIRST_STEPS = 16  # which are all learnt from
 _GRAPH = 1.5  # times what a draft is expected to take: the rest is not its own
 _SEEN = 16  # logged tokens of a task, so that something is known of it
-_CLEAR = 1.1  # times the rate of plain steps that drafts have to promise for every task: else they are looked at first
+# Times the rate of plain steps that drafts have to bring for every task, by what was decoded or else by forecast, so that a
+# session begins with them: else they are looked at first.
+_CLEAR = 1.1
 _LITTLE = 1.3  # times the rate of plain steps: where drafts bring less, these are looked at
 _WEIGHT = 1 / 64  # of the newest step in the averages
 # A pass leaves nothing of Python in the processor's caches, so that one step is learnt from in half the time where it is one of
@@ -204,17 +206,18 @@ class Throughput:
             self._seconds = verified + self.draft_seconds(n_levels)
             self._levels.expect(self._tokens - 1.0, verified - self.cost.seconds[0], n_levels)
             self._choose()
-            gains = (
+            gains = [
                 _decoded_gain(profile, task) or tokens / (seconds + self.draft_seconds(n)) / self.plain_rate
                 for task, (n, tokens, seconds) in promised.items()
-            )
+                if task != ALL or len(promised) == 1
+            ]
             if min(gains) < _CLEAR:
                 self._levels.pays = False
             if not self._levels.pays:
                 self._looks.begin_at_rest()
                 # only behind drafts do plain steps take longer, and nothing has been drafted yet
                 self._n_plain = self._n_unsettled + 1
-            if not any(n for n, _, _ in promised.values()):
+            if not any(n for n, _, _ in promised.values()) and max(gains) < _CLEAR:
                 # Nothing of what was calibrated with says that a look at drafts would show anything else. It goes down to paths
                 # of one in ten, two levels or so; a profile that was measured in a bad moment is to be found out nevertheless.
                 self._looks.wait(min(self.draft_seconds(2), 1 / self.plain_rate))
@@ -490,12 +493,12 @@ class Throughput:
 def _decoded_gain(profile: Profile, task: str) -> float:
     """Times plain decoding that the best drafts of a task were when calibration decoded with them; 0 where it hardly did.
 
-    A forecast has neither first drafts, which read the prompt, nor answers that end within a step: where answers are short it
-    may promise 1.1 for what brings 0.95.
+    A forecast is of the mean position of a text. Steps begin where the one before was rejected, which is where text is hard,
+    answers end within them, and first drafts read the prompt: it may be 1.1 for what brings 0.95.
     """
     rows = profile.measured_of(task)
     drafted = (row for row in rows if row["policy"] != OFF.name and row.get("n_tokens", 0) >= ENOUGH_DECODED)
-    return max((min(row["ratio"], most_gained(row, rows)) for row in drafted), default=0.0)
+    return max((row["ratio"] for row in drafted if not is_doubtful(row, rows)), default=0.0)
 
 
 def _without_last(kept: tuple[int, ...], values: list[float], least: float, n: int) -> tuple[int, ...]:

@@ -560,6 +560,8 @@ def test_a_thorough_calibration_is_added_to_and_not_replaced_by_a_quick_one(ship
     after = Profile.load(kept)
     assert set(after.tasks) == {"all", "code", "math", "prose"}
     assert all(after.tasks[task] == before.tasks[task] for task in before.tasks)
+    assert before.measured and all(after.measured_of(task) == before.measured_of(task) for task in ("code", "math"))
+    assert {row["task"] for row in after.measured} == {"code", "math", "prose"}
     # no room for anything behind this prompt: nothing is learnt, and nothing is replaced
     (tmp_path / "long.txt").write_text("one two three four five six seven eight nine ten " * 12)
     result = call(*few, "--task", str(tmp_path / "long.txt"), "-c", "256")

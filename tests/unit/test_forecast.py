@@ -95,6 +95,10 @@ def test_what_gained_more_than_its_tokens_allow_is_not_told_as_measured() -> Non
     )
     code, _ = expected_speeds(replace(profile(code=fit(((0.9,),)), math=fit(((0.9,),))), measured=rows), THROUGHPUT, trees=True)
     assert (code.by, code.ratio, code.best_ratio) == ("chain:3", 1.2, 1.2)
+    # where nothing but plain decoding is left, that was disturbed
+    found = replace(profile(code=fit(((0.9,),)), math=fit(((0.9,),))), measured=(rows[0], rows[2]))
+    code, _ = expected_speeds(found, THROUGHPUT, trees=True)
+    assert (code.by, code.measured, code.best) == ("chain of 1", False, "chain of 1")
 
 
 def test_what_is_said_is_of_the_policy_that_was_named() -> None:

@@ -6,7 +6,7 @@
 | nothing new | looks at what is drafted anyway, whose steps the guard leaves out |
 | price | looks that take more than their share of the time, the first one where nothing speaks for it included |
 | from rest | a first look at drafts that promise nothing, as long as others; one that is taken in a short answer |
-| another text | a look that lost and goes on where its next step is as dear as the first; one that gains and ends |
+| another text | a look that lost and goes on where its next step is as dear as the first; one that gains, or may, and ends |
 | plain steps | a look at drafts that goes on, uncharged, behind plain steps; one at what was measured for long, too soon |
 """
 
@@ -106,6 +106,27 @@ def test_in_another_text_only_a_look_that_gains_goes_on() -> None:
             looks.took(1.0, then)
         looks.another_text()
         assert (looks.at_drafts(True) and not looks.begins) == goes_on
+
+
+@pytest.mark.parametrize(("promised", "goes_on"), [(3.5, True), (0.5, False), (-1.0, False)])
+def test_a_look_that_a_text_ended_goes_on_where_its_drafts_promise_more_than_it_took(promised: float, goes_on: bool) -> None:
+    """Behind a rest that was nearly as long as the text, whose first draft fed the head."""
+    looks = Looks()
+    begin(looks, True)
+    looks.took(6.0, 0.6, promised)
+    looks.another_text()
+    assert (looks.at_drafts(True) and not looks.begins) == goes_on
+
+
+def test_what_only_promises_does_not_go_on_from_text_to_text() -> None:
+    looks, n_looks = Looks(), 0
+    for _ in range(200):
+        looks.another_text()
+        for _ in range(5):
+            drafts = looks.at_drafts(True)
+            n_looks += drafts
+            looks.took(6.0 if drafts else 1.0, 5.0 if drafts else 0.0, 30.0 if drafts else 0.0)
+    assert 2 <= n_looks <= 8
 
 
 def test_there_is_no_look_where_nothing_is_new() -> None:

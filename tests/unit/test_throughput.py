@@ -448,6 +448,8 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
         pytest.param(0.95, 0.9, 100, True, id="too few tokens to tell"),
         pytest.param(1.3, 0.1, 1000, True, id="decoding was better than the forecast"),
         pytest.param(1.3, 0.9, 1000, True, id="as forecast"),
+        pytest.param(0.95, 0.9, 199, True, id="one token too few"),
+        pytest.param(0.95, 0.9, 200, False, id="just enough"),
     ],
 )
 def test_what_decoding_brought_is_believed_rather_than_what_was_forecast(
@@ -456,7 +458,15 @@ def test_what_decoding_brought_is_believed_rather_than_what_was_forecast(
     def row(policy: str, ratio: float, per_step: float) -> dict[str, Any]:
         return {"task": "code", "policy": policy, "ratio": ratio, "tokens_per_step": per_step, "n_tokens": n_tokens}
 
-    rows = (row("off", 1.0, 1.0), row("chain:2", code, 2.0), row("hydra:3:code", 0.8, 2.2), row("throughput", 3.0, 1.02))
+    elsewhere = {**row("chain:2", 0.5, 2.0), "task": "prose"}
+    rows = (
+        elsewhere,
+        {**row("chain:1", 0.5, 1.5), "n_tokens": 5},
+        row("off", 1.0, 1.0),
+        row("chain:2", code, 2.0),
+        row("hydra:3:code", 0.8, 2.2),
+        row("throughput", 3.0, 1.02),
+    )
     policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.9] * 8, code=(prose,) * 8, measured=rows)
     assert (policy.plan(EVIDENCE).max_depth > 0) == begins, "no step brings more than its tokens, whatever was measured"
 
