@@ -165,7 +165,7 @@ class Profile:
 
     def measured_of(self, task: str) -> list[Mapping[str, Any]]:
         """What was decoded of a task."""
-        return [row for row in self.measured if row["task"] == task]
+        return [row for row in self.measured if row.get("task") == task]
 
     def task(self, name: str) -> TaskFit:
         """Raises: ProfileError where the task was not calibrated."""
