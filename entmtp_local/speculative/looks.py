@@ -66,7 +66,7 @@ class Looks:
     def another_text(self) -> None:
         """End a look at drafts that has gained nothing yet: its next step would be as dear as its first one was.
 
-        Not so one whose drafts promised more than it took, and which was to be as short as the end of its text.
+        One whose drafts promised more than it took goes on: its text had no room for what they were to bring.
         """
         if self._going >= 0 and self._promised <= max(0.0, self._price):
             self.exploring, self._left = False, 0

@@ -62,7 +62,6 @@ _DIFFERENCES = {
     "draft_head_type": "with another --draft-head-type",
 }
 
-
 # Decoded tokens of which a ratio to plain decoding can be told.
 ENOUGH_DECODED = 200
 # Times what a policy can gain at most: short texts on an idle machine measure no more than that beyond it.
