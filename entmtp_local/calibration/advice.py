@@ -9,10 +9,10 @@ from entmtp_local.calibration.calibrate import finalists
 from entmtp_local.calibration.replay import replay
 from entmtp_local.calibration.wide_log import WideLog
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import Profile, most_gained
+from entmtp_local.speculative.profile import Profile
 
-# Forecasts from the texts that were fitted to, and short measurements, err by as much: less is not taken for a gain.
-_GAIN = 1.05
+#: Forecasts from the texts that were fitted to, and short measurements, err by as much: less is not taken for a gain.
+LEAST_GAIN = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Advice:
         ratio: its tokens per second over those of plain decoding.
         default_ratio: the same of the default; None where it was not looked at.
         measured: whether they were decoded; replayed otherwise.
+        n_tokens: that the policy decoded; None where that is not known, or forecast.
     """
 
     task: str
@@ -31,6 +32,7 @@ class Advice:
     ratio: float
     default_ratio: float | None
     measured: bool
+    n_tokens: int | None = None
 
 
 def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bool) -> Advice:
@@ -41,8 +43,8 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
         default: the policy where none is named.
         trees: whether they can be verified.
     """
-    rows = profile.measured_of(task)
-    ratios = {str(row["policy"]): min(float(row["ratio"]), most_gained(row, rows)) for row in rows}
+    rows = profile.reliable_of(task)
+    ratios = {str(row["policy"]): float(row["ratio"]) for row in rows}
     # nothing was decoded where the model ended every text at once
     measured = any(ratios.values())
     if not measured:
@@ -50,11 +52,12 @@ def advise(profile: Profile, log: WideLog, task: str, default: str, *, trees: bo
         ratios = _replayed(profile, log.of_task(task), names, trees)
     best = max(ratios, key=ratios.__getitem__)
     policy = best
-    if ratios[best] < _GAIN:
+    if ratios[best] < LEAST_GAIN:
         policy = "off"
-    elif default in ratios and ratios[best] < _GAIN * ratios[default]:
+    elif default in ratios and ratios[best] < LEAST_GAIN * ratios[default]:
         policy = default
-    return Advice(task, policy, ratios[policy], ratios.get(default), measured)
+    n_tokens = {row["policy"]: row.get("n_tokens") for row in rows} if measured else {}
+    return Advice(task, policy, ratios[policy], ratios.get(default), measured, n_tokens.get(policy))
 
 
 def _replayed(profile: Profile, texts: WideLog, names: Iterable[str], trees: bool) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from entmtp_local.calibration.figures import (
     MOST_REPLAYED,
@@ -61,7 +60,7 @@ def write_report(path: Path, profile: Profile, log: WideLog | None, *, costs_of:
         ("reliability", "Whether stated chances hold", _each(_reliability, logged)),
         ("hull", "Trees that are worth their time", _each(lambda each: _pareto(each, profile.costs), logged)),
         ("trace", "Entropy along a text", _each(lambda each: _trace(each, profile), single)),
-        ("policies", "Policies", _forecast(logged, profile) + _measured(profile.measured)),
+        ("policies", "Policies", _forecast(logged, profile) + _measured(profile)),
     )
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
     body = "".join(
@@ -405,12 +404,20 @@ _MEASURED = {
 }
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
+def _measured(profile: Profile) -> str:
+    rows = profile.measured
     known = [key for key in _MEASURED if any(row.get(key) is not None for row in rows)]
     if not known:
         return ""
     table = _table("measured", [_MEASURED[key] for key in known], ([_cell(row.get(key)) for key in known] for row in rows))
-    return f"<h3>Measured</h3>\n<p>Decoded with the model on the device.</p>\n{table}"
+    note = "Decoded with the model on the device."
+    doubtful = [task for task in profile.tasks if profile.measured_of(task) and not profile.reliable_of(task)]
+    if doubtful:
+        note += (
+            f" Not used: {text(', '.join(doubtful))}, where drafts gained more than the tokens of their steps allow, so that "
+            "something else ran beside plain decoding."
+        )
+    return f"<h3>Measured</h3>\n<p>{note}</p>\n{table}"
 
 
 def _cell(value: object) -> str:

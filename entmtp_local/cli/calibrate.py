@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from entmtp_local.bench import workloads
-from entmtp_local.calibration.advice import Advice, advise
+from entmtp_local.calibration.advice import LEAST_GAIN, Advice, advise
 from entmtp_local.calibration.calibrate import FULL, QUICK, Effort, Interrupted, calibrate, key_of, partial_path, profile_path
 from entmtp_local.calibration.costs import load_table, shipped_tables
 from entmtp_local.calibration.fit import fit_tasks
@@ -39,7 +39,7 @@ from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable, is_disturbed
 from entmtp_local.speculative.draft_vocab import SAME, DraftHead
 from entmtp_local.speculative.policy import parse_policy
-from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, is_doubtful, paths_of
+from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Key, Profile, paths_of
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
 
@@ -59,7 +59,7 @@ REPLAYED = (
     multiple=True,
     metavar="NAME|FILE",
     help='code, math, chat, prose, or a file of prompts: JSON lines with "prompt", or a .txt with a prompt a line. '
-    "May be repeated. Default: all four.",
+    "May be repeated; other tasks of the profile are kept. Default: all four.",
 )
 @click.option("--quick", is_flag=True, help="Only what a first use runs: some seconds.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the profile there, not to the cache folder.")
@@ -177,14 +177,12 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         prompts = {task: [prompt_tokens(session, template, prompt) for prompt in some] for task, some in chosen.items()}
         key = key_of(session, settings)
         out = options["out"] or profile_path(profile_folder(), settings.model_path, key)
-        before = None
         if options["out"] is None:
             # fails here rather than after minutes
             profile_folder().mkdir(parents=True, exist_ok=True)
-            with suppress(ProfileError):
-                before = Profile.load(out, key)
-            if before is not None and effort.quick and not before.quick:
-                raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give --out FILE.")
+        before = _kept_before(out, key)
+        if before is not None and effort.quick and not before.quick:
+            raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give another --out FILE.")
         if before is not None and before.head is not None and options["tasks"]:
             # compared on all tasks
             session.adopt_draft_head(before.head)
@@ -214,10 +212,9 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         raise UsageError(
             f"no profile was written; {remedy}give prompts that the model goes on from, or chat messages, or a larger -c."
         )
-    if options["out"] is None and options["tasks"]:
+    if options["tasks"]:
         # another calibration may have written it meanwhile
-        with suppress(ProfileError):
-            before = Profile.load(out, key)
+        before = _kept_before(out, key) or before
     if before is not None and options["tasks"]:
         # what is known of other tasks, and of all together, stays
         others = [row for row in before.measured if row["task"] not in prompts or row["task"] in missing]
@@ -250,6 +247,13 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     for line in _advice(found, default, _command(model, options)):
         print(visible(line))
     return 0
+
+
+def _kept_before(path: Path, key: Key) -> Profile | None:
+    """A profile that can be added to."""
+    with suppress(ProfileError):
+        return Profile.load(path, key)
+    return None
 
 
 def _is_log(path: Path) -> bool:
@@ -291,7 +295,7 @@ def _show(profile: Profile, out: Path) -> None:
         print("\nmeasured, tokens/s over plain decoding (tokens per step; tokens):")
         disturbed = few = False
         for row in profile.measured:
-            doubtful = is_doubtful(row, profile.measured_of(row["task"]))
+            doubtful = not profile.reliable_of(row["task"])
             disturbed |= doubtful
             n_tokens = row.get("n_tokens", ENOUGH_DECODED)
             few |= n_tokens < ENOUGH_DECODED
@@ -299,7 +303,10 @@ def _show(profile: Profile, out: Path) -> None:
             figures = f"{row['ratio']:.2f}{mark} ({row['tokens_per_step']:.2f}; {n_tokens})"
             print(f"  {visible(row['task']):8s} {visible(row['policy']):24s} {figures}")
         if disturbed:
-            print("? more than the tokens of its steps allow: something else ran beside it; calibrate again when nothing does.")
+            print(
+                "? not used: drafts gained more than the tokens of their steps allow, so something else ran beside plain "
+                "decoding; calibrate again when nothing does."
+            )
         if few:
             print(f"* fewer than {ENOUGH_DECODED} tokens, which say little; entmtp-local bench measures more.")
     print(f"profile: {visible(str(out))}")
@@ -318,14 +325,19 @@ def _head(head: DraftHead) -> Iterator[str]:
 
 def _advice(found: list[Advice], default: str, command: list[str]) -> Iterator[str]:
     """What to draft for each task, and the command that does it."""
-    yield "what pays: " + ("decoded with the model" if all(each.measured for each in found) else "forecast from the log")
+    decoded = [each.measured for each in found]
+    yield "what pays: " + ("decoded with the model" if any(decoded) else "forecast from the log")
     for each in found:
         if each.policy == "off":
-            line = "nothing: plain decoding is best"
+            line = f"nothing: no drafts gain {100 * (LEAST_GAIN - 1):.0f} % or more"
         else:
             line = f"{each.policy}, {each.ratio:.2f} times plain decoding"
         if each.default_ratio is not None and each.policy != default:
             line += f" (the default, {default}: {each.default_ratio:.2f})"
+        if any(decoded) and not each.measured:
+            line += "; forecast from the log"
+        elif each.n_tokens is not None and each.n_tokens < ENOUGH_DECODED:
+            line += f"; by {each.n_tokens} tokens, which say little"
         yield f"  {each.task:8s} {line}"
     policies = {each.policy for each in found}
     mixed = len(policies) > 1

@@ -24,7 +24,7 @@ from entmtp_local.native.model_file import ModelInfo
 from entmtp_local.native.session import SessionOptions
 from entmtp_local.native.source import find_layout
 from entmtp_local.speculative.expected import expected_speeds, plain_speed
-from entmtp_local.speculative.profile import Profile
+from entmtp_local.speculative.profile import ENOUGH_DECODED, Profile
 from entmtp_local.speculative.protocol import Policy
 from entmtp_local.speculative.static import OFF
 
@@ -96,7 +96,7 @@ def speed_of(options: SessionOptions, policy: Policy, given: Path | None, drafti
             policy.calibrated(profile)
     except ProfileError as error:
         return {"reason": str(error).removesuffix(".")}
-    rows = (row for row in profile.measured if row["policy"] == OFF.name)
+    rows = (row for task in profile.tasks for row in profile.reliable_of(task) if row["policy"] == OFF.name)
     plain = [row["tokens_per_second"] for row in rows if row["tokens_per_second"] > 0]
     tasks = [asdict(each) for each in expected_speeds(profile, policy, trees=drafting == "trees")]
     return {
@@ -134,6 +134,8 @@ def speed_text(speed: dict[str, Any]) -> list[str]:
     lines = [f"{speed['plain']:.1f} tokens/s decoded one by one"]
     for row in speed["tasks"]:
         how = "measured" if row["measured"] else "forecast by the cost model"
+        if row["n_tokens"] is not None and row["n_tokens"] < ENOUGH_DECODED:
+            how += f" over few tokens, {row['n_tokens']}"
         faster = row["best_ratio"] > _FASTER * row["ratio"]
         best = f"; {row['best']}: {row['best_ratio']:.2f}" if faster else ""
         lines.append(

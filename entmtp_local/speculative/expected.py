@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from entmtp_local.speculative.grown import GrownTree
-from entmtp_local.speculative.profile import ALL, NodePath, Profile, TaskFit, is_doubtful, paths_of, shape_of
+from entmtp_local.speculative.profile import ALL, NodePath, Profile, TaskFit, paths_of, shape_of
 from entmtp_local.speculative.protocol import Evidence, Policy
-from entmtp_local.speculative.static import OFF, StaticPolicy
+from entmtp_local.speculative.static import StaticPolicy
 from entmtp_local.speculative.tree import TreeShape
 
 _NOTHING = "plain decoding"
@@ -24,6 +24,7 @@ class Expected:
         by: the policy that calibration measured, or the shape that costs and chances favour.
         measured: by real decoding, rather than computed.
         best, best_ratio: what is fastest of all that is known, which may be the same.
+        n_tokens: that were decoded; None where that is not known, or computed.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Expected:
     measured: bool
     best: str
     best_ratio: float
+    n_tokens: int | None = None
 
 
 def plain_speed(profile: Profile) -> float:
@@ -55,12 +57,8 @@ def expected_speeds(profile: Profile, policy: Policy, *, trees: bool) -> list[Ex
     for task, fit in profile.tasks.items():
         if task == ALL and len(profile.tasks) > 1:
             continue
-        decoded = profile.measured_of(task)
         # where every answer ended at once, nothing was measured
-        rows = [row for row in decoded if row["tokens_per_second"] > 0 and not is_doubtful(row, decoded)]
-        if len(rows) < len(decoded) and all(row["policy"] == OFF.name for row in rows):
-            # plain decoding itself was disturbed
-            rows = []
+        rows = [row for row in profile.reliable_of(task) if row["tokens_per_second"] > 0]
         row = next((row for row in rows if row["policy"] in (policy.name, f"{policy.name}:{task}")), None)
         best = max(rows, key=lambda row: row["tokens_per_second"], default=None)
         computed = _computed(task, fit, profile, policy, trees)
@@ -68,8 +66,8 @@ def expected_speeds(profile: Profile, policy: Policy, *, trees: bool) -> list[Ex
             computed = replace(computed, best=best["policy"], best_ratio=best["ratio"])
             row = row or (None if _shape(policy) else best)
         if row is not None:
-            how = {"tokens_per_second": row["tokens_per_second"], "ratio": row["ratio"], "by": row["policy"], "measured": True}
-            computed = replace(computed, **how)
+            told = {name: row[name] for name in ("tokens_per_second", "ratio")}
+            computed = replace(computed, **told, by=row["policy"], measured=True, n_tokens=row.get("n_tokens"))
         found.append(computed)
     return found
 

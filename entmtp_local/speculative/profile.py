@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,6 +167,11 @@ class Profile:
         """What was decoded of a task."""
         return [row for row in self.measured if row.get("task") == task]
 
+    def reliable_of(self, task: str) -> list[Mapping[str, Any]]:
+        """The same, or nothing where a gain is doubtful: plain decoding was disturbed then, which all gains are over."""
+        rows = self.measured_of(task)
+        return [] if any(is_doubtful(row, rows) for row in rows) else rows
+
     def task(self, name: str) -> TaskFit:
         """Raises: ProfileError where the task was not calibrated."""
         if not self.tasks:
@@ -223,9 +229,7 @@ class Profile:
             )
         try:
             profile = _parse(content)
-        except KeyError as error:
-            raise ProfileError(f"the profile {path} is damaged (it has no {error}); calibrate again.") from None
-        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except ValueError as error:
             raise ProfileError(f"the profile {path} is damaged ({error}); calibrate again.") from None
         if key is not None and (profile.key is None or profile.key != key):
             if profile.key is None:
@@ -238,18 +242,41 @@ class Profile:
 
 
 def _parse(content: Mapping[str, Any]) -> Profile:
-    tasks = {name: _parse_task(each) for name, each in _dict(content["tasks"]).items()}
-    if tasks and ALL not in tasks:
-        raise ValueError(f"it has tasks but not '{ALL}'")
+    def part(name: str, parse: Callable[[Any], _T]) -> _T:
+        if name not in content:
+            raise ValueError(f"it has no '{name}'")
+        with _named(name):
+            return parse(content[name])
+
+    def parse_tasks(each: Any) -> dict[str, TaskFit]:
+        tasks = {}
+        for name, fit in _dict(each).items():
+            with _named(name):
+                tasks[name] = _parse_task(_dict(fit))
+        if tasks and ALL not in tasks:
+            raise ValueError(f"not one is called '{ALL}'")
+        return tasks
+
     return Profile(
-        costs=CostTable.from_json(content["costs"]),
-        key=None if content["key"] is None else _parse_key(_dict(content["key"])),
-        tasks=tasks,
-        quick=_of(bool, content["quick"]),
-        created=_of(str, content["created"]),
-        measured=tuple(parse_measured(row) for row in _list(content["measured"])),
-        head=None if content["head"] is None else _parse_head(_dict(content["head"])),
+        costs=part("costs", CostTable.from_json),
+        key=part("key", lambda each: None if each is None else _parse_key(_dict(each))),
+        tasks=part("tasks", parse_tasks),
+        quick=part("quick", lambda each: _of(bool, each)),
+        created=part("created", lambda each: _of(str, each)),
+        measured=part("measured", lambda each: tuple(map(parse_measured, _list(each)))),
+        head=part("head", lambda each: None if each is None else _parse_head(_dict(each))),
     )
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Raises: ValueError that says which part of a file cannot be what it should, for whatever that fails with."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{part}: it has no {error}") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{part}: {error}") from None
 
 
 def _parse_key(content: Mapping[str, Any]) -> Key:
@@ -287,19 +314,16 @@ def _parse_head(content: Mapping[str, Any]) -> DraftHead:
     return DraftHead(kind, size, seconds, speeds)
 
 
-def most_gained(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> float:
-    """What a policy can gain at most by the tokens of its steps: a step with drafts takes no less than one without.
+def is_doubtful(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a policy gained more than the tokens of its steps allow: a step with drafts takes no less than one without.
+
+    Something else ran beside plain decoding then.
 
     Args:
         row: of Profile.measured; of the same task are `rows`, plain decoding among them.
     """
     plain = next((each.get("tokens_per_step", 0.0) for each in rows if each["policy"] == "off"), 0.0)
-    return float(row["tokens_per_step"] / plain) if plain and "tokens_per_step" in row else math.inf
-
-
-def is_doubtful(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a policy seems to gain more than it can: something else ran beside it. Arguments are those of `most_gained`."""
-    return bool(row["ratio"] > _DOUBTFUL * most_gained(row, rows))
+    return bool(plain and row["ratio"] > _DOUBTFUL * row.get("tokens_per_step", math.inf) / plain)
 
 
 def parse_measured(row: Mapping[str, Any]) -> dict[str, Any]:

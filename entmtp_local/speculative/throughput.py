@@ -22,7 +22,7 @@ from entmtp_local.speculative.cost import SIZES, CostModel, in_a_row, n_unsettle
 from entmtp_local.speculative.entropy import RunningEntropy
 from entmtp_local.speculative.levels import Levels
 from entmtp_local.speculative.looks import Looks
-from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, TaskFit, is_doubtful
+from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Profile, TaskFit
 from entmtp_local.speculative.protocol import Evidence, Limits, Outcome, Policy
 from entmtp_local.speculative.static import OFF, chain
 from entmtp_local.speculative.tree import ROOT_ONLY, DraftTree, TreeShape
@@ -496,9 +496,9 @@ def _decoded_gain(profile: Profile, task: str) -> float:
     A forecast is of the mean position of a text. Steps begin where the one before was rejected, which is where text is hard,
     answers end within them, and first drafts read the prompt: it may be 1.1 for what brings 0.95.
     """
-    rows = profile.measured_of(task)
+    rows = profile.reliable_of(task)
     drafted = (row for row in rows if row["policy"] != OFF.name and row.get("n_tokens", 0) >= ENOUGH_DECODED)
-    return max((row["ratio"] for row in drafted if not is_doubtful(row, rows)), default=0.0)
+    return max((row["ratio"] for row in drafted), default=0.0)
 
 
 def _without_last(kept: tuple[int, ...], values: list[float], least: float, n: int) -> tuple[int, ...]:

@@ -562,6 +562,15 @@ def test_a_thorough_calibration_is_added_to_and_not_replaced_by_a_quick_one(ship
     assert all(after.tasks[task] == before.tasks[task] for task in before.tasks)
     assert before.measured and all(after.measured_of(task) == before.measured_of(task) for task in ("code", "math"))
     assert {row["task"] for row in after.measured} == {"code", "math", "prose"}
+    # and so is one that --out names
+    out = tmp_path / "p.json"
+    before.save(out)
+    refused = call(*few, "--quick", "--out", str(out))
+    assert refused.exit_code == 2 and "give another --out FILE" in refused.stderr and Profile.load(out) == before
+    assert call(*few, "--task", "chat", "--prompts", "1", "--out", str(out)).exit_code == 0
+    added = Profile.load(out)
+    assert set(added.tasks) == {"all", "code", "math", "chat"} and added.tasks["code"] == before.tasks["code"]
+    assert added.measured_of("code") == before.measured_of("code") and added.measured_of("chat")
     # no room for anything behind this prompt: nothing is learnt, and nothing is replaced
     (tmp_path / "long.txt").write_text("one two three four five six seven eight nine ten " * 12)
     result = call(*few, "--task", str(tmp_path / "long.txt"), "-c", "256")

@@ -286,6 +286,21 @@ def test_values_that_no_calibration_writes(tmp_path: Path, at: tuple[str, ...], 
     refused(tmp_path / "a.json", content)
 
 
+def test_a_refusal_names_the_part_that_is_damaged(tmp_path: Path) -> None:
+    content = whole(tmp_path)
+    content["tasks"]["all"]["gamma"] = -1.0
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ProfileError) as error:
+        Profile.load(path)
+    assert str(error.value) == f"the profile {path} is damaged (tasks: all: -1.0 where it goes from 0.0 to inf); calibrate again."
+    del content["measured"]
+    content["tasks"] = {}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ProfileError, match=r"\(it has no 'measured'\)"):
+        Profile.load(path)
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     text = json.dumps(whole(tmp_path))
     path = tmp_path / "a.json"

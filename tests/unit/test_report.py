@@ -245,6 +245,20 @@ def test_forecasts_are_replays_and_measured_rows_are_called_so(page: str) -> Non
         assert f"<th>{name}</th>" in forecast
         assert f"{row[0][0]:.2f}" in forecast
     assert "1.75" in measured and "1,234" in measured and "n/a" in measured and "&lt;i&gt;" in measured
+    assert "Not used" not in measured
+
+
+def test_what_something_else_disturbed_is_told(tmp_path: Path) -> None:
+    gains = (("code", 1.4), ("math", 1.9))
+    rows = [
+        {"task": task, "policy": policy, "temp": 0.8, "tokens_per_second": 100.0, "ratio": ratio, "tokens_per_step": n}
+        for task, gain in gains
+        for policy, ratio, n in (("off", 1.0, 1.0), ("chain:1", gain, 1.5))
+    ]
+    tasks = {**PROFILE.tasks, "math": PROFILE.tasks["code"]}
+    write_report(tmp_path / "a.html", replace(PROFILE, tasks=tasks, measured=tuple(rows)), LOG)
+    shown = section((tmp_path / "a.html").read_text(encoding="utf-8"), "policies")
+    assert "Not used: math, where drafts gained more" in shown
 
 
 def test_a_policy_that_the_log_is_too_shallow_for_is_left_out() -> None:

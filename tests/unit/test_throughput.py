@@ -442,18 +442,20 @@ def test_it_begins_with_drafts_where_they_pay_for_every_task(prose: float, begin
 
 
 @pytest.mark.parametrize(
-    ("code", "prose", "n_tokens", "begins"),
+    ("code", "prose", "n_tokens", "adaptive", "begins"),
     [
-        pytest.param(0.95, 0.9, 1000, False, id="answers too short for a forecast"),
-        pytest.param(0.95, 0.9, 100, True, id="too few tokens to tell"),
-        pytest.param(1.3, 0.1, 1000, True, id="decoding was better than the forecast"),
-        pytest.param(1.3, 0.9, 1000, True, id="as forecast"),
-        pytest.param(0.95, 0.9, 199, True, id="one token too few"),
-        pytest.param(0.95, 0.9, 200, False, id="just enough"),
+        pytest.param(0.95, 0.9, 1000, 1.0, False, id="answers too short for a forecast"),
+        pytest.param(0.95, 0.9, 100, 1.0, True, id="too few tokens to tell"),
+        pytest.param(1.3, 0.1, 1000, 1.0, True, id="decoding was better than the forecast"),
+        pytest.param(1.3, 0.9, 1000, 1.0, True, id="as forecast"),
+        pytest.param(0.95, 0.9, 199, 1.0, True, id="one token too few"),
+        pytest.param(0.95, 0.9, 200, 1.0, False, id="just enough"),
+        pytest.param(0.95, 0.1, 1000, 3.0, False, id="more than its tokens, and the forecast says no"),
+        pytest.param(0.95, 0.9, 1000, 3.0, True, id="more than its tokens, and the forecast says yes"),
     ],
 )
 def test_what_decoding_brought_is_believed_rather_than_what_was_forecast(
-    code: float, prose: float, n_tokens: int, begins: bool
+    code: float, prose: float, n_tokens: int, adaptive: float, begins: bool
 ) -> None:
     def row(policy: str, ratio: float, per_step: float) -> dict[str, Any]:
         return {"task": "code", "policy": policy, "ratio": ratio, "tokens_per_step": per_step, "n_tokens": n_tokens}
@@ -465,10 +467,10 @@ def test_what_decoding_brought_is_believed_rather_than_what_was_forecast(
         row("off", 1.0, 1.0),
         row("chain:2", code, 2.0),
         row("hydra:3:code", 0.8, 2.2),
-        row("throughput", 3.0, 1.02),
+        row("throughput", adaptive, 1.02),
     )
     policy = promised(CostTable(PROCESSOR, level={1: 1e-3}), *[0.9] * 8, code=(prose,) * 8, measured=rows)
-    assert (policy.plan(EVIDENCE).max_depth > 0) == begins, "no step brings more than its tokens, whatever was measured"
+    assert (policy.plan(EVIDENCE).max_depth > 0) == begins, "no step brings more than its tokens: plain decoding was disturbed"
 
 
 @pytest.mark.parametrize("prose", [0.9, 0.1])
