@@ -180,7 +180,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         if options["out"] is None:
             # fails here rather than after minutes
             profile_folder().mkdir(parents=True, exist_ok=True)
-        before = _kept_before(out, key)
+        before = _kept_before(out, key, tell=True)
         if before is not None and effort.quick and not before.quick:
             raise UsageError(f"{out} is a thorough calibration, which --quick does not replace; give another --out FILE.")
         if before is not None and before.head is not None and options["tasks"]:
@@ -249,11 +249,18 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
     return 0
 
 
-def _kept_before(path: Path, key: Key) -> Profile | None:
-    """A profile that can be added to."""
-    with suppress(ProfileError):
+def _kept_before(path: Path, key: Key, tell: bool = False) -> Profile | None:
+    """A profile that can be added to.
+
+    Args:
+        tell: say why what is there cannot be.
+    """
+    try:
         return Profile.load(path, key)
-    return None
+    except ProfileError as error:
+        if tell and path.exists():
+            click.echo(f"{visible(str(error).rpartition('; ')[0])}; it will be replaced.", err=True)
+        return None
 
 
 def _is_log(path: Path) -> bool:

@@ -549,6 +549,26 @@ def test_where_there_is_no_time_for_texts_it_says_so(shipped: Path, cache: Path,
     assert "no profile was written; leave out --quick" in result.stderr
 
 
+def test_what_would_be_replaced_is_told_before_anything_is_measured(
+    shipped: Path, made: tuple[Path, Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entmtp_local.cli.calibrate.QUICK", replace(BRIEF, log_seconds=1e-9))
+    out, profile = tmp_path / "p.json", Profile.load(made[0])
+    assert profile.key is not None
+
+    def said() -> str:
+        return call("calibrate", str(shipped), "--quick", "--task", "code", "-c", "512", "--out", str(out), *ONE_THREAD).stderr
+
+    replaced = "will be replaced"
+    assert replaced not in said()
+    replace(profile, key=replace(profile.key, n_threads=7)).save(out)
+    assert said().startswith(f"the profile {out} was measured with other --threads; it {replaced}.\n")
+    out.write_text("{}")
+    assert said().startswith(f"{out} is not a profile of this program; it {replaced}.\n")
+    profile.save(out)
+    assert replaced not in said()
+
+
 def test_a_thorough_calibration_is_added_to_and_not_replaced_by_a_quick_one(shipped: Path, cache: Path, tmp_path: Path) -> None:
     few = ("calibrate", str(shipped), "-n", "16", *ONE_THREAD)
     assert call(*few, "--task", "code", "--task", "math", "--prompts", "2").exit_code == 0
