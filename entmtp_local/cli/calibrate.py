@@ -38,12 +38,14 @@ from entmtp_local.native.model_file import read_model
 from entmtp_local.native.session import Session
 from entmtp_local.speculative.cost import CostTable, is_disturbed
 from entmtp_local.speculative.draft_vocab import SAME, DraftHead
+from entmtp_local.speculative.expected import plain_speed
 from entmtp_local.speculative.policy import parse_policy
 from entmtp_local.speculative.profile import ALL, ENOUGH_DECODED, Key, Profile, paths_of
 from entmtp_local.speculative.sampling import SamplingOptions
 from entmtp_local.speculative.tree import TreeShape
 
 EXIT_INTERRUPTED = 130
+_FAR_OFF = 3.0  # times: machines are faster or slower by up to two, and texts longer than what costs are measured behind
 
 REPLAYED = (
     "off", "chain:1", "chain:2", "chain:3", "chain:4", "chain:5", "chain:7", "medusa:7:TASK", "hydra:7:TASK", "hydra:15:TASK",
@@ -212,6 +214,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
         raise UsageError(
             f"no profile was written; {remedy}give prompts that the model goes on from, or chat messages, or a larger -c."
         )
+    disturbed = is_disturbed(profile.costs) or _decodes_otherwise(profile)
     if options["tasks"]:
         # another calibration may have written it meanwhile
         before = _kept_before(out, key) or before
@@ -224,7 +227,7 @@ def _calibrate(model: str | None, options: dict[str, Any]) -> int:
             tasks={**profile.tasks, **before.tasks, **{t: profile.tasks[t] for t in prompts if t not in missing}},
             measured=(*others, *profile.measured),
         )
-    if is_disturbed(profile.costs):
+    if disturbed:
         click.echo("something else ran while costs were measured, which are not to be relied on: calibrate again.", err=True)
     profile.save(out)
     # what people call it; a fingerprint tells it from all others
@@ -261,6 +264,12 @@ def _kept_before(path: Path, key: Key, tell: bool = False) -> Profile | None:
         if tell and path.exists():
             click.echo(f"{visible(str(error).rpartition('; ')[0])}; it will be replaced.", err=True)
         return None
+
+
+def _decodes_otherwise(profile: Profile) -> bool:
+    """Whether plain decoding took far more or less than its costs: what ran beside one of them did not beside the other."""
+    speeds = [row["tokens_per_second"] for row in profile.measured if row["policy"] == "off" and row["tokens_per_second"] > 0]
+    return any(not 1 / _FAR_OFF < speed / plain_speed(profile) < _FAR_OFF for speed in speeds)
 
 
 def _is_log(path: Path) -> bool:

@@ -102,6 +102,7 @@ def speed_of(options: SessionOptions, policy: Policy, given: Path | None, drafti
     return {
         "plain": statistics.mean(plain) if plain else plain_speed(profile),
         "tasks": tasks,
+        "doubtful": [task for task in profile.tasks if profile.measured_of(task) and not profile.reliable_of(task)],
         "quick": profile.quick,
         "created": profile.created,
         "profile": str(path),
@@ -141,6 +142,11 @@ def speed_text(speed: dict[str, Any]) -> list[str]:
         lines.append(
             f"{row['tokens_per_second']:.1f} tokens/s for {row['task']}, {row['ratio']:.2f} times plain decoding "
             f"({how}: {row['by']}{best})"
+        )
+    if speed["doubtful"]:
+        lines.append(
+            f"what was measured of {', '.join(speed['doubtful'])} is not used: drafts gained more than their tokens allow, so "
+            "something else ran beside plain decoding"
         )
     how = "quick calibration" if speed["quick"] else "calibration"
     when = _when(speed["created"], datetime.now(timezone.utc))

@@ -5,6 +5,7 @@
 | gains | drafts advised that cost more than they bring, or not advised where they gain |
 | default | another policy advised for a gain that is within the error |
 | measured | a forecast that is believed more than what was decoded |
+| costs | costs of a disturbed moment that nothing is said of |
 | chains | trees advised where none can be verified |
 | lines | advice that says another policy than its command, or a command that does not find the profile |
 """
@@ -21,7 +22,7 @@ from entmtp_local.calibration.advice import Advice, advise
 from entmtp_local.calibration.calibrate import finalists
 from entmtp_local.calibration.fit import fit_tasks
 from entmtp_local.calibration.record import wide_shape
-from entmtp_local.cli.calibrate import _advice, _command
+from entmtp_local.cli.calibrate import _advice, _command, _decodes_otherwise
 from entmtp_local.speculative.cost import CostTable
 from entmtp_local.speculative.profile import Profile
 
@@ -75,6 +76,19 @@ def test_what_was_decoded_is_believed_unless_nothing_was() -> None:
     assert not found.measured and found.ratio > 1.5 and found.n_tokens is None
     rows = tuple({**row, "n_tokens": 200 + i} for i, row in enumerate(profile(CHEAP, off=1.0, chain_2=1.3).measured))
     assert advise(replace(measured, measured=rows), LOG, "code", "off", trees=True).n_tokens == 201
+
+
+def test_costs_that_decoding_contradicts_are_told() -> None:
+    def contradicted(speed: float) -> bool:
+        rows = (
+            {"task": "code", "policy": "off", "tokens_per_second": speed},
+            {"task": "code", "policy": "chain:2", "tokens_per_second": 9.9},
+        )
+        return _decodes_otherwise(replace(profile(CHEAP), measured=rows))
+
+    # 20 seconds a token by the table
+    assert contradicted(0.2) and contradicted(0.01)
+    assert not contradicted(0.1) and not contradicted(0.03) and not contradicted(0.0)
 
 
 def test_no_trees_are_advised_where_chains_are_verified() -> None:

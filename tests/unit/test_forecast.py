@@ -112,8 +112,13 @@ def test_what_is_said_is_of_the_policy_that_was_named() -> None:
     _, math = expected_speeds(found, parse_policy("off"), trees=True)
     assert (math.by, math.ratio, math.best) == ("plain decoding", 1.0, "chain of 2")
     speed = {"plain": 100.0, "tasks": [asdict(code) for code in expected_speeds(found, THROUGHPUT, trees=True)], "quick": False}
+    speed["doubtful"] = []
     lines = forecast.speed_text({**speed, "created": "", "again": "again"})
     assert lines[1] == "80.0 tokens/s for code, 0.80 times plain decoding (measured: throughput; off: 1.00)"
+    assert not any("not used" in line for line in lines)
+    doubted = forecast.speed_text({**speed, "doubtful": ["math"], "created": "", "again": ""})
+    (line,) = (line for line in doubted if "not used" in line)
+    assert line.startswith("what was measured of math is not used: drafts gained more")
     few = replace(found, measured=tuple({**row, "n_tokens": 62} for row in rows))
     speed["tasks"] = [asdict(code) for code in expected_speeds(few, THROUGHPUT, trees=True)]
     assert "(measured over few tokens, 62: throughput;" in forecast.speed_text({**speed, "created": "", "again": "again"})[1]
