@@ -536,7 +536,8 @@ def test_a_context_without_room_is_survived_and_not_kept(shipped: Path, cache: P
 
 
 def test_a_task_that_was_not_calibrated_is_named(shipped: Path, made: tuple[Path, Path, Result]) -> None:
-    result = call("run", str(shipped), "-p", "a", "-n", "2", "--profile", str(made[0]), "--policy", "entmtp:poems", "-c", "512")
+    options = ("--profile", str(made[0]), "--policy", "entmtp:poems", "-c", "512", *ONE_THREAD)
+    result = call("run", str(shipped), "-p", "a", "-n", "2", *options)
     assert result.exit_code == ProfileError.exit_code
     assert "no task poems (it has: " in result.stderr and "--task poems" in result.stderr
 
